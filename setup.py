@@ -1,0 +1,38 @@
+from pathlib import Path
+
+from setuptools import find_namespace_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="defcn_ext",
+    version="0.1.0",
+    description="Detectors that need no NMS, for Detectron2: DeFCN, DATE, one-to-few and dual weighting",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_namespace_packages(include=["defcn_ext", "defcn_ext.*"]),
+    package_data={"defcn_ext.standin.detectron2": ["**/*.yaml"]},
+    install_requires=[
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "numpy>=1.23",
+        "scipy>=1.8",
+        "fvcore>=0.1.5.post20221221",
+        "iopath>=0.1.9",
+        "yacs>=0.1.8",
+        "pycocotools>=2.0.6",
+        "Pillow>=9.1",
+        "matplotlib>=3.5",
+        "tensorboard>=2.10",
+        "cloudpickle",
+        "tabulate",
+        "termcolor>=1.1",
+        "tqdm",
+    ],
+    extras_require={
+        "test": ["pytest>=7", "hypothesis>=6", "ruff>=0.4"],
+        "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2.git"],
+    },
+)
