@@ -1,0 +1,210 @@
+"""Step one: which points may stand for an object.
+
+A candidate step takes the scene and the quality step and returns `Pairs`, ordered by object. Local priors enumerate
+the few points inside a region of each object and never look at the quality. Steps that consider all points go through
+the objects in chunks and keep only the pairs that can count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from defcn_ext.structures import Pairs
+
+from .scene import Scene
+
+Quality = Callable[[Scene, Tensor, Tensor], Tensor]
+Candidates = Callable[[Scene, Quality], Pairs]
+
+# Upper end of the sizes that a level is for, in strides: 64 pixels for stride 8 and so on (FCOS, section 3.2).
+SIZE_RANGE_STRIDES = 8
+MAX_DENSE_PAIRS = 1 << 20
+
+
+def center(radius: float = 1.5, uncovered: str = "drop") -> Candidates:
+    """Points strictly inside the box and strictly nearer than `radius` strides to its centre, on every level.
+
+    The FCOS "center sampling" prior (00-common, section 7), the default of POTO on COCO.
+
+    Args:
+        radius: half the side of the square region, in strides of the level.
+        uncovered: what becomes of an object without any such point: "drop" leaves it out, "nearest" gives it the
+            nearest point of all levels.
+    """
+    if radius <= 0:
+        raise ValueError(f"center: radius must be positive (strides), got {radius}")
+    return _local(radius, uncovered)
+
+
+def inside(uncovered: str = "drop") -> Candidates:
+    """Points strictly inside the box, on every level. For `uncovered` see `center`."""
+    return _local(None, uncovered)
+
+
+def size_range(prior: Candidates) -> Candidates:
+    """Of the candidates of `prior`, those whose level is meant for the object's size (FCOS, section 3.2).
+
+    The largest distance from the point to a side must lie in the level's range, closed on both ends:
+    [-1, 8 s] on the finest level of stride s, [8 s / 2, 8 s] between, no upper end on the coarsest.
+    """
+
+    def candidates(scene: Scene, quality: Quality) -> Pairs:
+        pairs = prior(scene, quality)
+        low, high = _level_ranges(scene)
+        level = scene.points.level[scene.location(pairs.point)]
+        reach = scene.ltrb(pairs.point, pairs.object).amax(-1)
+        return pairs[(reach >= low[level]) & (reach <= high[level])]
+
+    return candidates
+
+
+def best_per_level(k: int = 9) -> Candidates:
+    """The `k` points of highest quality on each level, over all points of the level (10-defcn, section 6).
+
+    Levels of fewer than `k` points give all of them. A point of quality 0 still counts as one of the nine.
+    """
+    if k < 1:
+        raise ValueError(f"best_per_level: k must be at least 1, got {k}")
+
+    def candidates(scene: Scene, quality: Quality) -> Pairs:
+        point, object = [], []
+        for objects, dense, start in _dense_chunks(scene, quality):
+            first = 0
+            for count in scene.points.counts:
+                top = dense[:, first : first + count].topk(min(k, count), dim=1).indices
+                point.append((top + (first + start)).flatten())
+                object.append(objects[:, None].expand_as(top).flatten())
+                first += count
+        return _by_object(scene, point, object)
+
+    return candidates
+
+
+def everywhere() -> Candidates:
+    """All points of all levels.
+
+    With at most G objects competing, an object can always be served by one of its own best G points, so only those
+    are kept: the optimum of one-to-one matching is unchanged.
+    """
+
+    def candidates(scene: Scene, quality: Quality) -> Pairs:
+        point, object = [], []
+        for objects, dense, start in _dense_chunks(scene, quality):
+            rivals = int((scene.image == scene.image[objects[0]]).sum())
+            top = dense.topk(min(rivals, dense.shape[1]), dim=1).indices
+            point.append((top + start).flatten())
+            object.append(objects[:, None].expand_as(top).flatten())
+        return _by_object(scene, point, object)
+
+    return candidates
+
+
+def _local(radius: float | None, uncovered: str) -> Candidates:
+    if uncovered not in ("drop", "nearest"):
+        raise ValueError(f"uncovered must be 'drop' or 'nearest', got {uncovered!r}")
+
+    def candidates(scene: Scene, quality: Quality) -> Pairs:
+        pairs = _enumerate(scene, radius)
+        covered = torch.zeros(scene.num_objects, dtype=torch.bool, device=pairs.object.device)
+        covered[pairs.object] = True
+        pairs = Pairs(pairs.point, pairs.object, covered=covered)
+        return _with_nearest(scene, pairs) if uncovered == "nearest" else pairs
+
+    return candidates
+
+
+def _regions(scene: Scene, radius: float | None) -> Tensor:
+    """(G, L, 4): where the candidates of each object lie on each level."""
+    stride = torch.tensor(scene.points.strides, dtype=torch.float32, device=scene.gt_boxes.device)
+    boxes = scene.gt_boxes[:, None, :].expand(-1, len(stride), -1)
+    if radius is None:
+        return boxes
+    middle = (boxes[..., :2] + boxes[..., 2:]) / 2
+    reach = radius * stride[None, :, None]
+    low = torch.maximum(middle - reach, boxes[..., :2])
+    high = torch.minimum(middle + reach, boxes[..., 2:])
+    return torch.cat([low, high], dim=-1)
+
+
+def _enumerate(scene: Scene, radius: float | None) -> Pairs:
+    """All pairs whose point lies strictly inside the object's region of its level.
+
+    The cells that a region may touch form a rectangle of rows and columns; only these are visited, then tested exactly.
+    """
+    points, device = scene.points, scene.gt_boxes.device
+    region = _regions(scene, radius)
+    stride = torch.tensor(points.strides, dtype=torch.float32, device=device)[:, None]
+    size_wh = torch.tensor([(w, h) for h, w in points.sizes], device=device)
+    first = (region[..., :2] / stride - points.offset).floor().clamp(min=0).minimum(size_wh).long()
+    last = ((region[..., 2:] / stride - points.offset).ceil() + 1).clamp(min=0).minimum(size_wh).long()
+    extent = (last - first).clamp(min=0)  # (G, L, 2): columns, rows
+    count = extent.prod(-1).flatten()
+    cell = torch.arange(len(count), device=device).repeat_interleave(count)  # index into (G, L)
+    within = torch.arange(len(cell), device=device) - (count.cumsum(0) - count)[cell]
+    columns = extent.flatten(0, 1)[cell, 0]
+    corner = first.flatten(0, 1)[cell]
+    row = corner[:, 1] + within.div(columns, rounding_mode="floor")
+    column = corner[:, 0] + within % columns
+    num_levels = len(points.sizes)
+    level, object = cell % num_levels, cell.div(num_levels, rounding_mode="floor")
+    start = torch.tensor([0, *points.counts[:-1]], device=device).cumsum(0)
+    location = start[level] + row * size_wh[level, 0] + column
+    xy, box = points.xy[location], region.flatten(0, 1)[cell]
+    keep = ((xy > box[:, :2]) & (xy < box[:, 2:])).all(-1)
+    location, object = location[keep], object[keep]
+    return Pairs(location + scene.image[object] * len(points), object)
+
+
+def _with_nearest(scene: Scene, pairs: Pairs) -> Pairs:
+    """Adds, for every object without a candidate, the point nearest to its centre; the finest level wins ties."""
+    alone = (~pairs.covered).nonzero().squeeze(1)
+    middle = (scene.gt_boxes[alone, :2] + scene.gt_boxes[alone, 2:]) / 2
+    distance, nearest, first = [], [], 0
+    for (h, w), s in zip(scene.points.sizes, scene.points.strides):
+        limit = torch.tensor([w - 1, h - 1], device=middle.device)
+        cell = (middle / s - scene.points.offset).round().clamp(min=0).minimum(limit).long()
+        distance.append((scene.points.xy[first + cell[:, 1] * w + cell[:, 0]] - middle).square().sum(-1))
+        nearest.append(first + cell[:, 1] * w + cell[:, 0])
+        first += h * w
+    choice = torch.stack(distance, 1).argmin(1, keepdim=True)
+    location = torch.stack(nearest, 1).gather(1, choice).squeeze(1)
+    point = torch.cat([pairs.point, location + scene.image[alone] * len(scene.points)])
+    object = torch.cat([pairs.object, alone])
+    order = object.argsort(stable=True)
+    return Pairs(point[order], object[order], covered=pairs.covered)
+
+
+def _level_ranges(scene: Scene) -> tuple[Tensor, Tensor]:
+    """(L,) lower and (L,) upper end, in pixels, of the object sizes each level is for."""
+    high = SIZE_RANGE_STRIDES * torch.tensor(scene.points.strides, dtype=torch.float32, device=scene.gt_boxes.device)
+    low = torch.cat([high.new_tensor([-1.0]), high[:-1]])
+    high = torch.cat([high[:-1], high.new_tensor([float("inf")])])
+    return low, high
+
+
+def _dense_chunks(scene: Scene, quality: Quality) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Goes through the objects of one image after the other, a bounded number at a time.
+
+    Yields:
+        the indices (g,) of the objects, their quality (g, R) at the points of their image, and the image's first point.
+    """
+    num_points, device = len(scene.points), scene.gt_boxes.device
+    step = max(1, MAX_DENSE_PAIRS // num_points)
+    for image in scene.image.unique().tolist():
+        start = image * num_points
+        point = torch.arange(start, start + num_points, device=device)[None]
+        for objects in (scene.image == image).nonzero().squeeze(1).split(step):
+            yield objects, quality(scene, point, objects[:, None]), start
+
+
+def _by_object(scene: Scene, point: list[Tensor], object: list[Tensor]) -> Pairs:
+    covered = torch.ones(scene.num_objects, dtype=torch.bool, device=scene.gt_boxes.device)
+    if not point:
+        empty = torch.zeros(0, dtype=torch.long, device=covered.device)
+        return Pairs(empty, empty, covered=covered)
+    every_point, every_object = torch.cat(point), torch.cat(object)
+    order = every_object.argsort(stable=True)
+    return Pairs(every_point[order], every_object[order], covered=covered)

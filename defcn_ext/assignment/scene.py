@@ -1,0 +1,90 @@
+"""What the four steps of an assignment rule look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from defcn_ext.losses.boxes import paired_iou
+from defcn_ext.structures import Points, ScoreView
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One batch of predictions and objects. All objects of all images stand in one list.
+
+    Attributes:
+        points: the R points of one image; every image of the batch has the same.
+        scores: (N R, K) probabilities; a tensor, or a `ScoreView` that computes only what is read.
+        boxes: (N R, 4) predicted boxes, float32.
+        gt_boxes: (G, 4) boxes of the objects, float32.
+        gt_classes: (G,) their classes.
+        image: (G,) index of the image each object is in.
+    """
+
+    points: Points
+    scores: Tensor | ScoreView
+    boxes: Tensor
+    gt_boxes: Tensor
+    gt_classes: Tensor
+    image: Tensor
+
+    @property
+    def num_objects(self) -> int:
+        return len(self.gt_boxes)
+
+    def location(self, point: Tensor) -> Tensor:
+        """Index, in [0, R), of batch-wide point indices."""
+        return point % len(self.points)
+
+    def score(self, point: Tensor, object: Tensor) -> Tensor:
+        """Score of the object's class at the point. The index tensors broadcast, here and below. NaN becomes 0."""
+        return torch.nan_to_num(self.scores[point, self.gt_classes[object]].float(), nan=0.0)
+
+    def iou(self, point: Tensor, object: Tensor) -> Tensor:
+        """IoU of the predicted box with the object; 0 where the prediction is not finite."""
+        return torch.nan_to_num(paired_iou(self.boxes[point], self.gt_boxes[object]), nan=0.0)
+
+    def finite(self, point: Tensor, object: Tensor) -> Tensor:
+        """Whether score and box of the pair are finite numbers."""
+        score = self.scores[point, self.gt_classes[object]]
+        return score.isfinite() & self.boxes[point].isfinite().all(-1)
+
+    def ltrb(self, point: Tensor, object: Tensor) -> Tensor:
+        """Distances from the point to the left, top, right and bottom side of the object, pixels; negative outside."""
+        xy = self.points.xy[self.location(point)]
+        box = self.gt_boxes[object]
+        return torch.cat([xy - box[..., :2], box[..., 2:] - xy], dim=-1)
+
+
+def make_scene(
+    points: Points,
+    scores: Tensor | ScoreView,
+    boxes: Tensor,
+    gt_boxes: Tensor,
+    gt_classes: Tensor,
+    image: Tensor | None = None,
+) -> Scene:
+    """Checks the shapes and turns everything to float32.
+
+    Raises:
+        ValueError: shapes disagree, or a class or an image index is out of range.
+    """
+    total, num_points = len(boxes), len(points)
+    if len(scores.shape) != 2 or scores.shape[0] != total or tuple(boxes.shape) != (total, 4):
+        raise ValueError(
+            f"scores and boxes must be (N R, K) and (N R, 4), got {tuple(scores.shape)}, {tuple(boxes.shape)}"
+        )
+    if num_points == 0 or total % num_points:
+        raise ValueError(f"{total} predictions are not a whole number of images of {num_points} points")
+    if tuple(gt_boxes.shape) != (len(gt_classes), 4):
+        raise ValueError(
+            f"gt_boxes and gt_classes must be (G, 4), (G,), got {tuple(gt_boxes.shape)}, {tuple(gt_classes.shape)}"
+        )
+    if image is None:
+        if total != num_points:
+            raise ValueError(f"a batch of {total // num_points} images needs `image`, the index of each object's image")
+        image = torch.zeros_like(gt_classes)
+    return Scene(points, scores, boxes.float(), gt_boxes.float(), gt_classes, image)

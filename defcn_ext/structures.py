@@ -1,0 +1,174 @@
+"""The three things that flow through the detector: points, dense predictions, and pairs of a point and an object.
+
+Letters used in every docstring: `R` points of one image over all levels, `G` objects, `K` classes, `N` images,
+`P` pairs. Boxes are (x1, y1, x2, y2) in pixels of the network input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from defcn_ext.losses.focal import product_logit
+
+
+@dataclass(frozen=True)
+class Points:
+    """The locations that predict, level by level, row-major inside a level.
+
+    Attributes:
+        xy: (R, 2) centre of each cell, pixels of the network input.
+        stride: (R,) stride of the point's level, pixels.
+        level: (R,) index of the point's level, the finest is 0.
+        sizes: (height, width) of each level, in cells.
+        strides: stride of each level, pixels.
+        offset: position of the point inside its cell, as a share of the stride.
+    """
+
+    xy: Tensor
+    stride: Tensor
+    level: Tensor
+    sizes: tuple[tuple[int, int], ...]
+    strides: tuple[int, ...]
+    offset: float = 0.5
+
+    @classmethod
+    def from_sizes(
+        cls,
+        sizes: Sequence[tuple[int, int]],
+        strides: Sequence[int],
+        *,
+        offset: float = 0.5,
+        device: torch.device | str | None = None,
+    ) -> Points:
+        """Lays a point into every cell of every level: `(x, y) = ((column + offset) stride, (row + offset) stride)`.
+
+        Raises:
+            ValueError: `sizes` and `strides` differ in length, or a level has no cells.
+        """
+        if len(sizes) != len(strides):
+            raise ValueError(f"{len(sizes)} level sizes but {len(strides)} strides: give one stride a level")
+        if any(h < 1 or w < 1 for h, w in sizes):
+            raise ValueError(f"every level needs at least one cell, got sizes {list(sizes)}")
+        xy, stride, level = [], [], []
+        for index, ((h, w), s) in enumerate(zip(sizes, strides)):
+            y = (torch.arange(h, device=device, dtype=torch.float32) + offset) * s
+            x = (torch.arange(w, device=device, dtype=torch.float32) + offset) * s
+            grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+            xy.append(torch.stack([grid_x, grid_y], dim=-1).reshape(-1, 2))
+            stride.append(torch.full((h * w,), float(s), device=device))
+            level.append(torch.full((h * w,), index, device=device, dtype=torch.long))
+        plain_sizes = tuple((int(h), int(w)) for h, w in sizes)
+        return cls(torch.cat(xy), torch.cat(stride), torch.cat(level), plain_sizes, tuple(strides), offset)
+
+    def __len__(self) -> int:
+        return len(self.xy)
+
+    @property
+    def counts(self) -> list[int]:
+        """Number of points of each level."""
+        return [h * w for h, w in self.sizes]
+
+    def boxes(self, ltrb: Tensor) -> Tensor:
+        """Turns distances (..., R, 4) to the left, top, right and bottom side, in pixels, into boxes (..., R, 4)."""
+        return torch.cat([self.xy - ltrb[..., :2], self.xy + ltrb[..., 2:]], dim=-1)
+
+
+@dataclass(frozen=True)
+class DensePredictions:
+    """What one branch says at every point of a batch.
+
+    Attributes:
+        logits: (N, R, K) class logits.
+        boxes: (N, R, 4) decoded boxes, not clipped to the image; float32.
+        filter: (N, R, 1) logits of the 3D Max Filtering map that multiplies all class scores, or None.
+        centerness: (N, R, 1) logits, or None.
+    """
+
+    logits: Tensor
+    boxes: Tensor
+    filter: Tensor | None = None
+    centerness: Tensor | None = None
+
+    def score_logits(self) -> Tensor:
+        """(N, R, K) float32 logits of the scores: `logit(sigma(class) sigma(filter))`, exact in log space."""
+        if self.filter is None:
+            return self.logits.float()
+        return product_logit(self.logits.float(), self.filter.float())
+
+    def without_filter(self) -> DensePredictions:
+        return replace(self, filter=None)
+
+    def detach(self) -> DensePredictions:
+        def cut(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.detach()
+
+        return DensePredictions(cut(self.logits), cut(self.boxes), cut(self.filter), cut(self.centerness))
+
+    def num_nonfinite(self) -> Tensor:
+        """Number of points, as a scalar tensor, whose logits or box hold a NaN or an infinity."""
+        finite = self.logits.float().sum(-1).isfinite() & self.boxes.sum(-1).isfinite()
+        if self.filter is not None:
+            finite &= self.filter.squeeze(-1).isfinite()
+        return (~finite).sum()
+
+
+class ScoreView:
+    """The scores of a batch as a (N R, K) matrix of probabilities that is computed only where it is read.
+
+    Assignment reads a few hundred of its millions of entries. Index it with `[point]` for rows, `[point, class]` for
+    entries; the index tensors broadcast.
+    """
+
+    def __init__(self, predictions: DensePredictions):
+        self._logits = predictions.logits.flatten(0, 1)
+        self._filter = None if predictions.filter is None else predictions.filter.flatten()
+
+    @property
+    def shape(self) -> torch.Size:
+        return self._logits.shape
+
+    @property
+    def device(self) -> torch.device:
+        return self._logits.device
+
+    def __getitem__(self, index: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        score = self._logits[index].float().sigmoid()
+        if self._filter is None:
+            return score
+        if isinstance(index, tuple):
+            return score * self._filter[index[0]].float().sigmoid()
+        return score * self._filter[index].float().sigmoid().unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of a point and an object: candidates on the way through an assignment rule, positives at its end.
+
+    Attributes:
+        point: (P,) index into the points; image `n` of a batch has the points `n R ... (n + 1) R - 1`.
+        object: (P,) index into the objects.
+        positive: (P,) how much the pair pulls its class score up, or None where the rule is hard (1).
+        negative: (P,) how much the pair pulls its class score down, or None where the rule is hard (0).
+        covered: (G,) whether the object had any candidate at all; None before the candidates are complete.
+    """
+
+    point: Tensor
+    object: Tensor
+    positive: Tensor | None = None
+    negative: Tensor | None = None
+    covered: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.point)
+
+    def __getitem__(self, index: Tensor) -> Pairs:
+        """The pairs that a mask or an index tensor picks; `covered` belongs to the objects and stays."""
+
+        def pick(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x[index]
+
+        return Pairs(self.point[index], self.object[index], pick(self.positive), pick(self.negative), self.covered)

@@ -1,0 +1,107 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from defcn_ext.losses import focal_loss_sum, product_logit
+
+NOTHING = torch.zeros(0, dtype=torch.long)
+
+
+def dense_focal(logits, targets, alpha=0.25, gamma=2.0):
+    p = logits.double().sigmoid()
+    ce = F.binary_cross_entropy_with_logits(logits.double(), targets.double(), reduction="none")
+    weight = torch.where(targets > 0, alpha * (1 - p) ** gamma, (1 - alpha) * p**gamma)
+    return (weight * ce).sum()
+
+
+@pytest.mark.parametrize(
+    "p, positive, negative",
+    [
+        (0.5, 0.0433217, 0.1299651),
+        (0.25, 0.1949476, 0.0134851),
+        (0.01, 1.1283818, 7.53775e-7),
+        (0.005, 1.3113667, 9.39852e-8),
+    ],
+)
+def test_worked_values(p, positive, negative):
+    """00-common, 'What to test'."""
+    logit = torch.logit(torch.tensor([[p]], dtype=torch.float64)).float()
+    zero = torch.tensor([0])
+    assert focal_loss_sum(logit, zero, zero).item() == pytest.approx(positive, rel=2e-6)
+    assert focal_loss_sum(logit, NOTHING, NOTHING).item() == pytest.approx(negative, rel=2e-5)
+
+
+@pytest.mark.parametrize("bias, filtered, total", [(-4.595120, False, 1.35077), (-4.595120, True, 0.168421)])
+def test_initial_background_loss_of_a_whole_image(bias, filtered, total):
+    logits = torch.full((22400, 80), bias)
+    if filtered:
+        logits = product_logit(logits, torch.zeros(22400, 1))
+    assert focal_loss_sum(logits, NOTHING, NOTHING).item() == pytest.approx(total, rel=1e-4)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
+def test_value_and_gradient_equal_the_dense_form(gamma):
+    logits = (torch.randn(50, 4) * 4).requires_grad_()
+    rows, classes = torch.tensor([0, 7, 7, 49]), torch.tensor([3, 0, 1, 2])
+    targets = torch.zeros(50, 4)
+    targets[rows, classes] = 1
+    expected = dense_focal(logits, targets, gamma=gamma)
+    (expected_grad,) = torch.autograd.grad(expected, logits)
+    value = focal_loss_sum(logits, rows, classes, gamma=gamma)
+    (grad,) = torch.autograd.grad(3 * value, logits)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(grad, 3 * expected_grad.float(), rtol=1e-4, atol=1e-6)
+
+
+def test_gamma_0_and_alpha_half_is_half_of_cross_entropy():
+    logits = torch.randn(20, 3)
+    rows, classes = torch.arange(20), torch.arange(20) % 3
+    expected = F.binary_cross_entropy_with_logits(logits, F.one_hot(classes, 3).float(), reduction="sum") / 2
+    torch.testing.assert_close(focal_loss_sum(logits, rows, classes, alpha=0.5, gamma=0.0), expected)
+
+
+@pytest.mark.parametrize(
+    "a, b, z",
+    [
+        (0, 0, -1.0986123),
+        (-4.5951199, 0, -5.2933048),
+        (2, 1, 0.5923940),
+        (-20, -20, -40.0),
+        (-50, -50, -100.0),
+        (30, 30, 29.3068528),
+    ],
+)
+def test_product_logit_worked_values(a, b, z):
+    a, b = torch.tensor(float(a)), torch.tensor(float(b))
+    assert product_logit(a, b).item() == pytest.approx(z, rel=1e-6)
+    assert product_logit(b, a).item() == pytest.approx(z, rel=1e-6)
+
+
+def test_product_logit_in_double_is_the_logit_of_the_product():
+    a, b = torch.randn(100, dtype=torch.float64) * 3, torch.randn(100, dtype=torch.float64) * 3
+    torch.testing.assert_close(product_logit(a, b), torch.logit(a.sigmoid() * b.sigmoid()))
+    assert torch.autograd.gradcheck(product_logit, (a[:5].requires_grad_(), b[:5].requires_grad_()))
+
+
+def test_saturated_logits_keep_their_gradient():
+    """A product of 8e-53 rounds to 0 in float32; its logit is -120 and pulls with full force."""
+    a = torch.full((1, 1), -60.0, requires_grad=True)
+    z = product_logit(a, torch.full((1, 1), -60.0))
+    loss = focal_loss_sum(z, torch.tensor([0]), torch.tensor([0]))
+    assert z.item() == pytest.approx(-120.0)
+    assert torch.autograd.grad(loss, a)[0].item() == pytest.approx(-0.25, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_summed_in_float32(dtype):
+    logits = torch.full((22400, 80), -4.59375, dtype=dtype)
+    value = focal_loss_sum(logits, NOTHING, NOTHING)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, focal_loss_sum(logits.float(), NOTHING, NOTHING))
+
+
+def test_shapes_are_checked():
+    with pytest.raises(ValueError, match=r"\(2, 3, 4\)"):
+        focal_loss_sum(torch.zeros(2, 3, 4), NOTHING, NOTHING)
+    with pytest.raises(ValueError, match=r"\(M, K\)"):
+        focal_loss_sum(torch.zeros(2, 3), torch.tensor([0, 1]), torch.tensor([0]))
