@@ -285,7 +285,8 @@ def draw(seed: int, split: int, index: int, size: int) -> tuple[np.ndarray, list
         annotations.append(
             {
                 "category_id": shape.label + 1,
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                # Floats: Detectron2 keeps integer boxes integer, and truncates them when it resizes.
+                "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
                 "area": int(mask.sum()),
                 "iscrowd": 0,
                 "segmentation": rle(mask),
