@@ -1,0 +1,41 @@
+"""Training augmentations from the config."""
+
+from detectron2.config import CfgNode
+from detectron2.data import transforms as T
+
+FLIPS = {"none": (), "horizontal": (True,), "vertical": (False,), "both": (True, False)}  # one flag a flip: horizontal?
+
+
+def build_train_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
+    """Crop, resize (or scale jitter), flip, colours; the first three as Detectron2 has them unless a key says more.
+
+    Raises:
+        ValueError: INPUT.RANDOM_FLIP, INPUT.SCALE_JITTER or INPUT.COLOR_JITTER has a value outside its range.
+    """
+    augmentations: list[T.Augmentation] = []
+    if cfg.INPUT.CROP.ENABLED:
+        augmentations.append(T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+    augmentations += _resize(cfg)
+    if cfg.INPUT.RANDOM_FLIP not in FLIPS:
+        raise ValueError(f"INPUT.RANDOM_FLIP: unknown value {cfg.INPUT.RANDOM_FLIP!r}; known: {', '.join(FLIPS)}")
+    for horizontal in FLIPS[cfg.INPUT.RANDOM_FLIP]:
+        augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
+    return augmentations + _colors(cfg.INPUT.COLOR_JITTER)
+
+
+def _resize(cfg: CfgNode) -> list[T.Augmentation]:
+    jitter = cfg.INPUT.SCALE_JITTER
+    if not jitter:
+        sizes = cfg.INPUT.MIN_SIZE_TRAIN
+        return [T.ResizeShortestEdge(sizes, cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING)]
+    if len(jitter) != 2 or not 0 < jitter[0] <= jitter[1]:
+        raise ValueError(f"INPUT.SCALE_JITTER: {tuple(jitter)}: expected (lowest, highest) with 0 < lowest <= highest")
+    side = cfg.INPUT.SCALE_JITTER_SIZE or max(cfg.INPUT.MIN_SIZE_TRAIN)
+    return [T.ResizeScale(jitter[0], jitter[1], side, side), T.FixedSizeCrop((side, side))]
+
+
+def _colors(strength: float) -> list[T.Augmentation]:
+    if not 0 <= strength < 1:
+        raise ValueError(f"INPUT.COLOR_JITTER: {strength}: expected 0 <= x < 1")
+    kinds = (T.RandomBrightness, T.RandomContrast, T.RandomSaturation) if strength else ()
+    return [kind(1 - strength, 1 + strength) for kind in kinds]

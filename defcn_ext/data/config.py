@@ -1,0 +1,31 @@
+"""Config keys of the data pipeline. Their defaults give Detectron2's own behaviour, plus the check of files."""
+
+from detectron2.config import CfgNode
+
+
+def add_data_config(cfg: CfgNode) -> None:
+    """Adds DATASETS.REGISTER, DATASETS.CHECK_FILES and the INPUT keys below to `cfg`.
+
+    INPUT.RANDOM_FLIP takes "both" (each direction with probability 1/2) besides Detectron2's values.
+    """
+    # One's own COCO-format data: a list of "NAME=JSON:IMAGE_DIR", or in yaml of {name: .., json: .., images: ..}.
+    # The names can then be used in DATASETS.TRAIN and DATASETS.TEST.
+    cfg.DATASETS.REGISTER = ()
+
+    # "header": before training and evaluation, open every image file and read its header (no pixels): unreadable ones
+    # are skipped in training and named in evaluation, and wrong sizes in the json are put right. "none": don't.
+    cfg.DATASETS.CHECK_FILES = "header"
+
+    # Brightness, contrast and saturation are each multiplied by a factor drawn from [1 - x, 1 + x]. 0: off.
+    cfg.INPUT.COLOR_JITTER = 0.0
+
+    # (lowest, highest) scale, for small data sets: each image is fitted into a square of SCALE_JITTER_SIZE pixels
+    # times a scale drawn from the range, then cropped or padded to that square. Replaces the resize to
+    # MIN_SIZE_TRAIN. (): off.
+    cfg.INPUT.SCALE_JITTER = ()
+
+    # Side of that square in pixels. 0: the largest of MIN_SIZE_TRAIN.
+    cfg.INPUT.SCALE_JITTER_SIZE = 0
+
+    # Keep decoded training images in memory (height x width x 3 bytes each, once per loader worker).
+    cfg.INPUT.CACHE = False

@@ -1,0 +1,74 @@
+"""Train and test loaders over cleaned data."""
+
+import logging
+
+from defcn_ext.data.cleaning import clean_dataset_dicts
+from defcn_ext.data.dirt import Dirt
+from defcn_ext.data.headers import Header, probe_headers_together, unreadable
+from defcn_ext.data.mapper import RobustMapper, UnreadableImageError
+from detectron2.config import CfgNode
+from detectron2.data import (
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+    get_detection_dataset_dicts,
+)
+from detectron2.data.build import filter_images_with_only_crowd_annotations
+
+logger = logging.getLogger(__name__)
+
+
+def train_dicts(cfg: CfgNode) -> list[dict]:
+    """The records of DATASETS.TRAIN, cleaned; without empty images where DATALOADER.FILTER_EMPTY_ANNOTATIONS is on.
+
+    Every process of a run must call it: they share the check of the files.
+
+    Raises:
+        ValueError: nothing to train on is left.
+    """
+    names = list(cfg.DATASETS.TRAIN)
+    # Emptiness is judged after cleaning: an image whose only box has no area is empty.
+    dicts = get_detection_dataset_dicts(names, filter_empty=False)
+    dirt = Dirt()
+    classes = MetadataCatalog.get(names[0]).get("thing_classes")
+    records = clean_dataset_dicts(
+        dicts, headers=_headers(cfg, dicts), num_classes=len(classes) if classes else None, dirt=dirt
+    )
+    source = f"DATASETS.TRAIN {', '.join(names)}"
+    dirt.log(source)
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        records = filter_images_with_only_crowd_annotations(records)
+    if not any(record["annotations"] for record in records):
+        found = "; ".join(dirt.lines()) or "the json has none"
+        raise ValueError(f"{source}: no image with an object is left of {len(dicts)}: {found}")
+    return records
+
+
+def build_train_loader(cfg: CfgNode, mapper=None):
+    """Detectron2's training loader over `train_dicts`, with RobustMapper unless another mapper is given."""
+    return build_detection_train_loader(cfg, mapper=mapper or RobustMapper(cfg, True), dataset=train_dicts(cfg))
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str, mapper=None):
+    """Detectron2's test loader for one data set, with RobustMapper unless another mapper is given.
+
+    Raises:
+        UnreadableImageError: an image cannot be opened; told before the evaluation, not in its middle.
+    """
+    dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)
+    broken = unreadable(_headers(cfg, dicts) or {})
+    if broken:
+        path, reason = next(iter(broken.items()))
+        raise UnreadableImageError(
+            f"DATASETS.TEST {dataset_name}: {len(broken)} of {len(dicts)} images cannot be read, first {path} "
+            f"({reason}): replace them, or take them out of the json"
+        )
+    mapper = mapper or RobustMapper(cfg, False)
+    return build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+
+
+def _headers(cfg: CfgNode, dicts: list[dict]) -> dict[str, Header] | None:
+    mode = cfg.DATASETS.CHECK_FILES
+    if mode not in ("header", "none"):
+        raise ValueError(f"DATASETS.CHECK_FILES: unknown value {mode!r}; known: header, none")
+    return probe_headers_together(d["file_name"] for d in dicts) if mode == "header" else None

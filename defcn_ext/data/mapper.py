@@ -1,0 +1,105 @@
+"""`RobustMapper`: Detectron2's DatasetMapper for data with broken files and wrong sizes in it."""
+
+import copy
+import logging
+from typing import Any
+
+import numpy as np
+import torch
+
+from defcn_ext.data.augmentation import build_train_augmentation
+from defcn_ext.data.headers import UNREADABLE
+from detectron2.config import CfgNode, configurable
+from detectron2.data import DatasetMapper
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
+
+logger = logging.getLogger(__name__)
+
+GIVE_UP_AFTER = 100  # unreadable images in a row, when something else than single files must be wrong
+
+
+class UnreadableImageError(OSError):
+    """An image that is needed cannot be read."""
+
+
+class RobustMapper(DatasetMapper):
+    """Maps dataset dicts as DatasetMapper does (boxes, masks, keypoints), and meets broken files as a user would wish.
+
+    Training: returns None for an unreadable image, upon which the loader takes another one; the 1st, 10th, 100th ...
+    are told. Evaluation: raises UnreadableImageError with the file's name. Where the record's size is not that of the
+    image, the image's is used, instead of Detectron2's SizeMismatchError.
+    """
+
+    @configurable
+    def __init__(self, is_train: bool, *, cache: bool = False, **kwargs: Any):
+        """
+        Args:
+            is_train: whether annotations are wanted.
+            cache: keep decoded images in memory.
+            kwargs: as for DatasetMapper.
+        """
+        super().__init__(is_train, **kwargs)
+        self._cache: dict[str, np.ndarray] | None = {} if cache else None
+        self._failures = 0
+        self._failures_in_a_row = 0
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        stock = cfg.clone()
+        stock.defrost()
+        stock.INPUT.RANDOM_FLIP = "none"  # Detectron2 itself does not know "both"
+        arguments = super().from_config(stock, is_train)
+        if is_train:
+            arguments.update(augmentations=build_train_augmentation(cfg), cache=cfg.INPUT.CACHE)
+        return arguments
+
+    def __call__(self, dataset_dict: dict) -> dict | None:
+        """One record with `image` (uint8, C x H x W) and, in training, `instances`; None: see the class."""
+        record = copy.deepcopy(dataset_dict)
+        image = self._read(record["file_name"])
+        if image is None:
+            return None
+        record["height"], record["width"] = image.shape[:2]
+        inputs = T.AugInput(image)
+        transforms = self.augmentations(inputs)
+        # The copy is needed after flips, whose strides are negative.
+        record["image"] = torch.from_numpy(np.array(inputs.image.transpose(2, 0, 1), order="C"))
+        annotations = record.pop("annotations", None)
+        if self.is_train and annotations is not None:
+            record["instances"] = self._instances(annotations, transforms, inputs.image.shape[:2])
+        return record
+
+    def _read(self, path: str) -> np.ndarray | None:
+        if self._cache is not None and path in self._cache:
+            return self._cache[path]
+        try:
+            image = utils.read_image(path, format=self.image_format)
+        except UNREADABLE as error:
+            self._fail(path, error)
+            return None
+        self._failures_in_a_row = 0
+        if self._cache is not None:
+            self._cache[path] = image = np.ascontiguousarray(image)
+        return image
+
+    def _fail(self, path: str, error: BaseException) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        if not self.is_train:
+            raise UnreadableImageError(f"{path}: cannot be read ({reason}): replace it, or take it out of the json")
+        self._failures += 1
+        self._failures_in_a_row += 1
+        if self._failures_in_a_row >= GIVE_UP_AFTER:
+            raise UnreadableImageError(f"{GIVE_UP_AFTER} images in a row cannot be read, the last: {path} ({reason})")
+        if self._failures in (1, 10, 100, 1000, 10000):
+            logger.warning("%d unreadable image(s) skipped in this process, now %s (%s)", self._failures, path, reason)
+
+    def _instances(self, annotations: list[dict], transforms: T.TransformList, size: tuple[int, int]):
+        wanted = {"segmentation": self.use_instance_mask, "keypoints": self.use_keypoint}
+        kept = [{k: v for k, v in a.items() if wanted.get(k, True)} for a in annotations if not a.get("iscrowd", 0)]
+        flips = self.keypoint_hflip_indices
+        moved = [utils.transform_instance_annotations(a, transforms, size, keypoint_hflip_indices=flips) for a in kept]
+        instances = utils.annotations_to_instances(moved, size, mask_format=self.instance_mask_format)
+        if self.recompute_boxes:
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        return utils.filter_empty_instances(instances)
