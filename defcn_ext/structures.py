@@ -1,4 +1,4 @@
-"""The three things that flow through the detector: points, dense predictions, and pairs of a point and an object.
+"""What flows through the detector: points, objects, dense predictions, and pairs of a point and an object.
 
 Letters used in every docstring: `R` points of one image over all levels, `G` objects, `K` classes, `N` images,
 `P` pairs. Boxes are (x1, y1, x2, y2) in pixels of the network input.
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from defcn_ext.losses.focal import product_logit
+from detectron2.structures import Instances
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,33 @@ class Points:
 
 
 @dataclass(frozen=True)
+class Objects:
+    """The ground truth of a batch, the objects of all images in one list.
+
+    Attributes:
+        boxes: (G, 4) float32.
+        classes: (G,) in [0, K).
+        image: (G,) index of the image of each object.
+    """
+
+    boxes: Tensor
+    classes: Tensor
+    image: Tensor
+
+    @classmethod
+    def from_instances(cls, instances: Sequence[Instances]) -> Objects:
+        """From Detectron2's `Instances` with `gt_boxes` and `gt_classes`, one an image."""
+        counts = torch.tensor([len(x) for x in instances])
+        image = torch.arange(len(instances)).repeat_interleave(counts)
+        boxes = torch.cat([x.gt_boxes.tensor for x in instances]).float()
+        classes = torch.cat([x.gt_classes for x in instances])
+        return cls(boxes, classes, image.to(boxes.device))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True)
 class DensePredictions:
     """What one branch says at every point of a batch.
 
@@ -120,7 +148,7 @@ class ScoreView:
     """The scores of a batch as a (N R, K) matrix of probabilities that is computed only where it is read.
 
     Assignment reads a few hundred of its millions of entries. Index it with `[point]` for rows, `[point, class]` for
-    entries; the index tensors broadcast.
+    entries; the index tensors broadcast. Where a logit is not finite the score is NaN.
     """
 
     def __init__(self, predictions: DensePredictions):
@@ -136,12 +164,18 @@ class ScoreView:
         return self._logits.device
 
     def __getitem__(self, index: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-        score = self._logits[index].float().sigmoid()
+        score = _finite_sigmoid(self._logits[index])
         if self._filter is None:
             return score
         if isinstance(index, tuple):
-            return score * self._filter[index[0]].float().sigmoid()
-        return score * self._filter[index].float().sigmoid().unsqueeze(-1)
+            return score * _finite_sigmoid(self._filter[index[0]])
+        return score * _finite_sigmoid(self._filter[index]).unsqueeze(-1)
+
+
+def _finite_sigmoid(logits: Tensor) -> Tensor:
+    """float32 sigmoid, NaN for an infinite logit: a diverged prediction must not look like a certain one."""
+    logits = logits.float()
+    return logits.sigmoid() + 0 * logits
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,14 @@ def test_score_view_equals_the_full_matrix(with_filter):
     torch.testing.assert_close(view[torch.arange(6)[None], cls[:, None]], full[:6, cls].T)
 
 
+def test_a_diverged_logit_has_no_score():
+    predictions = DensePredictions(
+        torch.tensor([[[float("inf")], [0.0]]]), torch.zeros(1, 2, 4), filter=torch.zeros(1, 2, 1)
+    )
+    score = ScoreView(predictions)[torch.tensor([0, 1]), torch.tensor([0, 0])]
+    assert score.isnan().tolist() == [True, False] and score[1].item() == pytest.approx(0.25)
+
+
 def test_nonfinite_points_are_counted_once():
     predictions = DensePredictions(torch.zeros(1, 5, 3), torch.zeros(1, 5, 4), filter=torch.zeros(1, 5, 1))
     predictions.logits[0, 0] = float("nan")

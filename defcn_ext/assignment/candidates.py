@@ -138,8 +138,9 @@ def _enumerate(scene: Scene, radius: float | None) -> Pairs:
     region = _regions(scene, radius)
     stride = torch.tensor(points.strides, dtype=torch.float32, device=device)[:, None]
     size_wh = torch.tensor([(w, h) for h, w in points.sizes], device=device)
-    first = (region[..., :2] / stride - points.offset).floor().clamp(min=0).minimum(size_wh).long()
-    last = ((region[..., 2:] / stride - points.offset).ceil() + 1).clamp(min=0).minimum(size_wh).long()
+    slack = 1e-3  # of a cell; more than the rounding of the division
+    first = ((region[..., :2] / stride - points.offset - slack).floor() + 1).clamp(min=0).minimum(size_wh).long()
+    last = (region[..., 2:] / stride - points.offset + slack).ceil().clamp(min=0).minimum(size_wh).long()
     extent = (last - first).clamp(min=0)  # (G, L, 2): columns, rows
     count = extent.prod(-1).flatten()
     cell = torch.arange(len(count), device=device).repeat_interleave(count)  # index into (G, L)

@@ -31,7 +31,8 @@ def poto(alpha: float = 0.8, combine: str = "mul") -> Quality:
             value = (1 - alpha) * score + alpha * iou
         else:
             value = score ** (1 - alpha) * iou**alpha
-        return torch.where(scene.finite(point, object), value, 0.0)
+        # x ** 0 is 1 even for NaN, so both are asked again
+        return torch.nan_to_num(value + 0 * (score + iou), nan=0.0)
 
     return quality
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,21 +14,21 @@ from defcn_ext.structures import Pairs, Points, ScoreView
 from . import candidates as candidate_steps
 from . import quality as quality_steps
 from . import selection as selection_steps
-from . import weighting as weighting_steps
 from .expression import parse_call
 from .scene import make_scene
+from .weighting import Weighting
 
 _RULES: dict[str, Callable[..., Rule]] = {}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """candidates -> quality -> selection -> weighting."""
+    """candidates -> quality -> selection -> weighting; without a weighting the rule is hard."""
 
     candidates: candidate_steps.Candidates
     quality: candidate_steps.Quality
     selection: selection_steps.Selection
-    weighting: weighting_steps.Weighting = field(default_factory=weighting_steps.hard)
+    weighting: Weighting | None = None
 
     @torch.no_grad()
     def __call__(
@@ -61,6 +61,8 @@ class Rule:
         scene = make_scene(points, scores, boxes, gt_boxes, gt_classes, image)
         pairs = self.candidates(scene, self.quality)
         pairs = self.selection(scene, pairs, self.quality(scene, pairs.point, pairs.object))
+        if self.weighting is None:
+            return pairs
         return self.weighting(scene, pairs, self.quality(scene, pairs.point, pairs.object), progress)
 
 

@@ -40,17 +40,13 @@ class Scene:
         return point % len(self.points)
 
     def score(self, point: Tensor, object: Tensor) -> Tensor:
-        """Score of the object's class at the point. The index tensors broadcast, here and below. NaN becomes 0."""
-        return torch.nan_to_num(self.scores[point, self.gt_classes[object]].float(), nan=0.0)
+        """Score of the object's class at the point. The index tensors broadcast, here and below."""
+        return self.scores[point, self.gt_classes[object]].float()
 
     def iou(self, point: Tensor, object: Tensor) -> Tensor:
-        """IoU of the predicted box with the object; 0 where the prediction is not finite."""
-        return torch.nan_to_num(paired_iou(self.boxes[point], self.gt_boxes[object]), nan=0.0)
-
-    def finite(self, point: Tensor, object: Tensor) -> Tensor:
-        """Whether score and box of the pair are finite numbers."""
-        score = self.scores[point, self.gt_classes[object]]
-        return score.isfinite() & self.boxes[point].isfinite().all(-1)
+        """IoU of the predicted box with the object; NaN where the prediction is not finite."""
+        box = self.boxes[point]
+        return paired_iou(box, self.gt_boxes[object]) + 0 * box.sum(-1)
 
     def ltrb(self, point: Tensor, object: Tensor) -> Tensor:
         """Distances from the point to the left, top, right and bottom side of the object, pixels; negative outside."""

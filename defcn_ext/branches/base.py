@@ -1,0 +1,27 @@
+"""What all branches have in common."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from defcn_ext.assignment import Rule
+from defcn_ext.structures import DensePredictions, Objects, Pairs, Points, ScoreView
+
+
+class Branch(nn.Module):
+    """A predictor, an assignment rule and a loss.
+
+    A subclass gives `forward(points, features, first) -> DensePredictions`, and
+    `losses(points, predictions, objects, pairs)`, a dict of scalars by short names such as "cls" and "box".
+    """
+
+    def __init__(self, rule: Rule):
+        super().__init__()
+        self.rule = rule
+
+    def assign(self, points: Points, predictions: DensePredictions, objects: Objects) -> Pairs:
+        """Which points stand for which objects, for the whole batch, on detached float32 predictions."""
+        detached = predictions.detach()
+        return self.rule(
+            points, ScoreView(detached), detached.boxes.flatten(0, 1), objects.boxes, objects.classes, objects.image
+        )

@@ -1,0 +1,78 @@
+"""Every config key of this project."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode as CN
+
+
+def add_defcn_config(cfg: CN) -> None:
+    """Adds this project's keys, with the defaults of the DeFCN paper, to a Detectron2 config."""
+    from defcn_ext.data.config import add_data_config
+    from defcn_ext.engine.config import add_engine_config
+
+    add_engine_config(cfg)
+    add_data_config(cfg)
+
+    cfg.MODEL.DEFCN = _C = CN()
+    # Number of object classes, without background.
+    _C.NUM_CLASSES = 80
+    # Pyramid levels that predict, finest first.
+    _C.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    # What P6 is computed from: "p5" (all released weights) or "res5" (Detectron2's RetinaNet).
+    _C.P6_FEATURE = "p5"
+
+    # The two towers shared by all branches and levels: number of 3x3 convs, their norm, whether they have a bias
+    # (DeFCN: yes, DATE and OneNet: no).
+    _C.NUM_CONVS = 4
+    _C.NORM = "GN"
+    _C.CONV_BIAS = True
+    # Score of every class at the start of training (Lin et al. 2017).
+    _C.PRIOR_PROB = 0.01
+
+    # The branches by the name of their node below. The first is used at inference, the others only train.
+    _C.BRANCHES = ["ONE_TO_ONE"]
+
+    _C.ONE_TO_ONE = _point_branch("POTO(alpha=0.8, prior=center, radius=1.5, select=matching)", box_weight=2.0)
+    _C.ONE_TO_MANY = _point_branch("FCOS(prior=center, radius=1.5)", box_weight=1.0)
+
+    # One-to-many loss on the class scores of the first branch, without its filter; no parameters (DeFCN 3.2.3).
+    _C.AUX = CN()
+    _C.AUX.TYPE = "auxiliary"
+    _C.AUX.RULE = "QualityATSS(k=9, alpha=0.8)"
+    _C.AUX.CLS_WEIGHT = 1.0
+
+    # Inference. The branch that predicts; "" for the first.
+    _C.TEST_BRANCH = ""
+    # Detections must score strictly more.
+    _C.SCORE_THRESH_TEST = 0.05
+    # (point, class) pairs kept of each level, at most one a point on average.
+    _C.TOPK_CANDIDATES_TEST = 1000
+    # Whether non-maximum suppression per class ends the inference, and above which IoU it suppresses.
+    _C.NMS = False
+    _C.NMS_THRESH_TEST = 0.6
+    # Evaluate with and without NMS in one pass over the data and report the gap. Costs one NMS an image.
+    _C.COMPARE_NMS = True
+
+
+def _point_branch(rule: str, box_weight: float) -> CN:
+    """A predictor of one box a point (FCOS, section 3)."""
+    node = CN()
+    node.TYPE = "point"
+    # Label assignment: NAME(option=value, ...); `defcn_ext.assignment.rules()` lists the names.
+    node.RULE = rule
+    # Weights of the focal loss and of the GIoU loss.
+    node.CLS_WEIGHT = 1.0
+    node.BOX_WEIGHT = box_weight
+    # How raw outputs become distances: "relu" (times stride) or "exp" (pixels).
+    node.BOX_FORM = "relu"
+    # Tower that predicts the centerness: "reg" (DeFCN), "cls" (DATE), or "" for none.
+    node.CENTERNESS = ""
+    # Final score with centerness: "sqrt" of the product (DeFCN), or "product" (DATE).
+    node.CENTERNESS_SCORE = "sqrt"
+    # 3D Max Filtering: tau neighbouring levels, a window of `kernel` cells, the norm after it ("" for none).
+    node.MAX_FILTERING = CN()
+    node.MAX_FILTERING.ENABLED = False
+    node.MAX_FILTERING.TAU = 2
+    node.MAX_FILTERING.KERNEL = 3
+    node.MAX_FILTERING.NORM = "GN"
+    return node

@@ -1,0 +1,40 @@
+"""The evaluator that belongs to a data set."""
+
+from __future__ import annotations
+
+import os
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+
+from .nms_gap import NMSGapEvaluator
+
+
+def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
+    """Picks the evaluator by the data set's `evaluator_type`, with and without NMS if `MODEL.DEFCN.COMPARE_NMS`.
+
+    Args:
+        output_folder: where result files go; `OUTPUT_DIR/inference` if None.
+
+    Raises:
+        ValueError: the data set has an evaluator type that is not supported.
+    """
+    folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
+    if kind != "coco":
+        raise ValueError(
+            f"DATASETS.TEST: {dataset_name!r} has evaluator_type {kind!r}; known: 'coco'. "
+            "Register the data set in COCO format (DATASETS.REGISTER)."
+        )
+
+    def make(subfolder: str) -> DatasetEvaluator:
+        return COCOEvaluator(
+            dataset_name,
+            output_dir=os.path.join(folder, subfolder),
+            max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+        )
+
+    if cfg.MODEL.META_ARCHITECTURE == "DeFCN" and cfg.MODEL.DEFCN.COMPARE_NMS:
+        return NMSGapEvaluator(make, nms=cfg.MODEL.DEFCN.NMS)
+    return make("")

@@ -1,0 +1,66 @@
+"""The towers that all branches and all levels share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from defcn_ext.layers import Scale
+from detectron2.layers import get_norm
+
+
+@dataclass(frozen=True)
+class HeadFeatures:
+    """What the branches predict from: a tensor (N, C, H_l, W_l) a level from each tower, and the level's factor."""
+
+    cls: list[Tensor]
+    box: list[Tensor]
+    scales: Sequence[nn.Module]
+
+
+class SharedHead(nn.Module):
+    """A class tower and a box tower of 3x3 convs, shared by all levels, and one learned factor a level for the boxes.
+
+    Parameter names are those of the released DeFCN head.
+
+    Args:
+        in_channels: C of every level, kept by the towers.
+        num_levels: number of pyramid levels.
+        num_convs: 3x3 convs a tower.
+        norm: a name that `detectron2.layers.get_norm` knows; "" for none.
+        conv_bias: whether the tower convs have a bias.
+    """
+
+    def __init__(self, *, in_channels: int, num_levels: int, num_convs: int, norm: str, conv_bias: bool):
+        super().__init__()
+        self.cls_subnet = _tower(in_channels, num_convs, norm, conv_bias)
+        self.bbox_subnet = _tower(in_channels, num_convs, norm, conv_bias)
+        self.scales = nn.ModuleList([Scale() for _ in range(num_levels)])
+
+    def forward(self, features: Sequence[Tensor]) -> HeadFeatures:
+        return HeadFeatures(
+            cls=[self.cls_subnet(x) for x in features],
+            box=[self.bbox_subnet(x) for x in features],
+            scales=self.scales,
+        )
+
+
+def _tower(channels: int, num_convs: int, norm: str, bias: bool) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(num_convs):
+        layers.append(conv3x3(channels, channels, bias=bias))
+        if norm:
+            layers.append(get_norm(norm, channels))
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
+
+
+def conv3x3(in_channels: int, out_channels: int, *, bias: bool = True, bias_value: float = 0.0) -> nn.Conv2d:
+    """A 3x3 conv that starts from N(0, 0.01) weights and a constant bias (00-common, section 3)."""
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
+    nn.init.normal_(conv.weight, std=0.01)
+    if bias:
+        nn.init.constant_(conv.bias, bias_value)
+    return conv

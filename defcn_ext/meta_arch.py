@@ -1,0 +1,223 @@
+"""The detector: backbone, shared towers, and branches of which the first one predicts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from defcn_ext.branches import Branch, build_branches
+from defcn_ext.head import SharedHead
+from defcn_ext.inference import Inference
+from defcn_ext.structures import DensePredictions, Objects, Pairs, Points
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, detector_postprocess
+from detectron2.structures import ImageList, Instances
+from detectron2.utils.events import get_event_storage, has_event_storage
+
+
+@META_ARCH_REGISTRY.register()
+class DeFCN(nn.Module):
+    """A fully convolutional detector that learns to give one box an object (DeFCN, and all its relatives).
+
+        images -> backbone + FPN -> shared towers -> branches -> predictions
+        training:   predictions + objects -> assignment -> losses, for every branch
+        inference:  one branch -> top-k -> boxes; NMS only if asked for
+
+    In the docstrings, `N` images, `R` points over all levels of one image, `K` classes, `G` objects of the batch.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        head: nn.Module,
+        branches: dict[str, Branch],
+        inference: Inference,
+        in_features: list[str],
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        test_branch: str = "",
+        nms: bool = False,
+        compare_nms: bool = False,
+    ):
+        """
+        Args:
+            backbone: gives the pyramid.
+            head: the towers; turns a list of (N, C, H_l, W_l) into `HeadFeatures`.
+            branches: by name; the first is used at inference.
+            inference: how detections are read off the predictions.
+            in_features: names of the pyramid levels that predict, finest first.
+            pixel_mean, pixel_std: one number a channel, in the channel order of the input.
+            test_branch: name of another branch to use at inference.
+            nms: whether inference ends in NMS.
+            compare_nms: give the detections with and without NMS, beside those that `nms` asks for.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+        self.branches = nn.ModuleDict(branches)
+        self.inference = inference
+        self.in_features = list(in_features)
+        self.test_branch = test_branch or next(iter(branches))
+        self.nms, self.compare_nms = nms, compare_nms
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        shapes = backbone.output_shape()
+        self.strides = [shapes[name].stride for name in self.in_features]
+        self._points: Points | None = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        options = cfg.MODEL.DEFCN
+        backbone = build_backbone(cfg)
+        channels = _common_channels(backbone.output_shape(), options.IN_FEATURES)
+        branches = build_branches(cfg, channels)
+        return {
+            "backbone": backbone,
+            "head": SharedHead(
+                in_channels=channels,
+                num_levels=len(options.IN_FEATURES),
+                num_convs=options.NUM_CONVS,
+                norm=options.NORM,
+                conv_bias=options.CONV_BIAS,
+            ),
+            "branches": branches,
+            "inference": Inference(
+                score_thresh=options.SCORE_THRESH_TEST,
+                topk_per_level=options.TOPK_CANDIDATES_TEST,
+                detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+                nms_thresh=options.NMS_THRESH_TEST,
+            ),
+            "in_features": options.IN_FEATURES,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "test_branch": _test_branch(options.TEST_BRANCH, branches),
+            "nms": options.NMS,
+            "compare_nms": options.COMPARE_NMS,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+        """
+        Args:
+            batched_inputs: one dict an image, as Detectron2's `DatasetMapper` makes them: `image` (C, H, W); in
+                training `instances` with `gt_boxes` and `gt_classes`; optionally `height`, `width` of the output.
+
+        Returns:
+            in training a dict of scalar losses; else for each image a dict with "instances" (`pred_boxes`, `scores`,
+            `pred_classes`), and "with_nms" and "without_nms" where `compare_nms` is set.
+
+        Raises:
+            ValueError: in training an image comes without "instances".
+        """
+        images = self.preprocess_image(batched_inputs)
+        points, features = self.extract(images.tensor)
+        if self.training:
+            return self.forward_training(points, features, self.ground_truth(batched_inputs))
+        predictions = self.predict(points, features, self.test_branch)
+        return self.forward_inference(points, predictions, images.image_sizes, batched_inputs)
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalises the images, then pads them at the right and bottom to one size."""
+        images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
+        images = [(x - self.pixel_mean) / self.pixel_std for x in images]
+        constraints = self.backbone.padding_constraints
+        return ImageList.from_tensors(images, self.backbone.size_divisibility, padding_constraints=constraints)
+
+    def extract(self, images: Tensor) -> tuple[Points, Any]:
+        """From normalised images (N, C, H, W) to the points and the features of the towers."""
+        pyramid = self.backbone(images)
+        features = [pyramid[name] for name in self.in_features]
+        sizes = tuple(tuple(x.shape[-2:]) for x in features)
+        if self._points is None or self._points.sizes != sizes or self._points.xy.device != images.device:
+            self._points = Points.from_sizes(sizes, self.strides, device=images.device)
+        return self._points, self.head(features)
+
+    def predict(self, points: Points, features: Any, name: str) -> DensePredictions:
+        """What one branch says at every point."""
+        branch = self.branches[name]
+        first = next(iter(self.branches.values()))
+        return branch(points, features, None if branch is first else first(points, features))
+
+    def ground_truth(self, batched_inputs: list[dict[str, Any]]) -> Objects:
+        """The objects of the batch in one list."""
+        for x in batched_inputs:
+            if "instances" not in x:
+                raise ValueError(f"{x.get('file_name', 'an image')}: no annotations, and training needs them")
+        return Objects.from_instances([x["instances"].to(self.device) for x in batched_inputs])
+
+    def forward_training(self, points: Points, features: Any, objects: Objects) -> dict[str, Tensor]:
+        """The losses of all branches: "loss_cls" and so on for the first, "loss_cls_NAME" for the others."""
+        losses: dict[str, Tensor] = {}
+        first: DensePredictions | None = None
+        for name, branch in self.branches.items():
+            predictions = branch(points, features, first)
+            pairs = branch.assign(points, predictions, objects)
+            suffix = "" if first is None else f"_{name}"
+            for term, value in branch.losses(points, predictions, objects, pairs).items():
+                losses[f"loss_{term}{suffix}"] = value
+            self._record(name, predictions, pairs, objects)
+            first = predictions if first is None else first
+        return losses
+
+    def _record(self, name: str, predictions: DensePredictions, pairs: Pairs, objects: Objects) -> None:
+        if not has_event_storage():
+            return
+        uncovered, nonfinite = torch.stack([(~pairs.covered).sum(), predictions.num_nonfinite()]).tolist()
+        get_event_storage().put_scalars(
+            **{
+                f"{name}/positives_per_object": len(pairs) / max(1, len(objects)),
+                f"{name}/uncovered_objects": uncovered,
+                f"{name}/nonfinite_predictions": nonfinite,
+            },
+            smoothing_hint=False,
+        )
+
+    def forward_inference(
+        self,
+        points: Points,
+        predictions: DensePredictions,
+        image_sizes: list[tuple[int, int]],
+        batched_inputs: list[dict[str, Any]],
+    ) -> list[dict[str, Instances]]:
+        """Detections in the coordinates of each input's `height` and `width`, or of the image as it came."""
+        candidates = self.inference.candidates(self.branches[self.test_branch], points, predictions, image_sizes)
+        results = []
+        for found, size, x in zip(candidates, image_sizes, batched_inputs):
+            height, width = x.get("height", size[0]), x.get("width", size[1])
+
+            def finish(nms: bool, found=found, height=height, width=width) -> Instances:
+                kept = self.inference.finalize(found, nms=nms)
+                kept.remove("points")
+                return detector_postprocess(kept, height, width)
+
+            result = {"instances": finish(self.nms)}
+            if self.compare_nms:
+                other = finish(not self.nms)
+                result["with_nms"] = result["instances"] if self.nms else other
+                result["without_nms"] = other if self.nms else result["instances"]
+            results.append(result)
+        return results
+
+
+def _common_channels(shapes: dict[str, ShapeSpec], names: list[str]) -> int:
+    missing = [name for name in names if name not in shapes]
+    if missing:
+        raise ValueError(f"MODEL.DEFCN.IN_FEATURES: the backbone has no {missing[0]!r}; it has {', '.join(shapes)}")
+    channels = {shapes[name].channels for name in names}
+    if len(channels) != 1:
+        raise ValueError(f"MODEL.DEFCN.IN_FEATURES: the levels need equal channels, got {sorted(channels)}")
+    return channels.pop()
+
+
+def _test_branch(name: str, branches: dict[str, Branch]) -> str:
+    if name and name.lower() not in branches:
+        raise ValueError(f"MODEL.DEFCN.TEST_BRANCH: {name!r} is not among the branches {list(branches)}")
+    return name.lower()

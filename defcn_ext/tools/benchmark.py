@@ -1,0 +1,120 @@
+"""Side-by-side timings: `python -m defcn_ext.tools.benchmark matching`."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+import defcn_ext  # noqa: F401  (makes detectron2 importable)
+from defcn_ext.assignment import build_rule
+from defcn_ext.structures import Points
+
+SIZES, STRIDES = [(100, 152), (50, 76), (25, 38), (13, 19), (7, 10)], [8, 16, 32, 64, 128]
+WIDTH, HEIGHT = 1216, 800
+
+
+def crowded_image(num_objects: int, num_classes: int, seed: int) -> tuple[Points, Tensor, Tensor, Tensor, Tensor]:
+    """A crowded image of 800 x 1216 pixels, and what a half-trained detector would say about it.
+
+    Objects come in clusters, their side between 12 and 300 pixels; predicted boxes lie around the objects with errors
+    of a few strides.
+
+    Returns:
+        points, scores (R, K), boxes (R, 4), gt_boxes (G, 4), gt_classes (G,).
+    """
+    rng = torch.Generator().manual_seed(seed)
+    points = Points.from_sizes(SIZES, STRIDES)
+    hubs = torch.rand(max(1, num_objects // 8), 2, generator=rng) * torch.tensor([WIDTH, HEIGHT])
+    near = hubs[torch.randint(len(hubs), (num_objects,), generator=rng)]
+    centre = near + torch.randn(num_objects, 2, generator=rng) * 60
+    side = 12 * 25 ** torch.rand(num_objects, 2, generator=rng)
+    gt_boxes = torch.cat([centre - side / 2, centre + side / 2], 1)
+    gt_boxes = gt_boxes.minimum(torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT])).clamp(min=0)
+    gt_classes = torch.randint(num_classes, (num_objects,), generator=rng)
+    scores = torch.rand(len(points), num_classes, generator=rng) ** 4
+    nearest = torch.cdist(points.xy, centre).argmin(1)
+    noise = torch.randn(len(points), 4, generator=rng) * points.stride[:, None]
+    return points, scores, gt_boxes[nearest] + noise, gt_boxes, gt_classes
+
+
+def dense_poto(points: Points, scores: Tensor, boxes: Tensor, gt_boxes: Tensor, gt_classes: Tensor) -> float:
+    """The obvious route: the full quality matrix, then scipy's dense solver. Returns the total quality."""
+    xy, reach = points.xy[None], 1.5 * points.stride[None, :, None]
+    middle = (gt_boxes[:, None, :2] + gt_boxes[:, None, 2:]) / 2
+    low = torch.maximum(middle - reach, gt_boxes[:, None, :2])
+    high = torch.minimum(middle + reach, gt_boxes[:, None, 2:])
+    inside = torch.cat([xy - low, high - xy], -1).amin(-1) > 0
+    top_left = torch.maximum(gt_boxes[:, None, :2], boxes[None, :, :2])
+    bottom_right = torch.minimum(gt_boxes[:, None, 2:], boxes[None, :, 2:])
+    intersection = (bottom_right - top_left).clamp(min=0).prod(-1)
+    area_a = (gt_boxes[:, 2:] - gt_boxes[:, :2]).clamp(min=0).prod(-1)
+    area_b = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1)
+    iou = intersection / (area_a[:, None] + area_b[None] - intersection).clamp(min=1e-7)
+    quality = scores[:, gt_classes].T ** 0.2 * iou**0.8
+    matrix = torch.where(inside, quality, -1.0).numpy()
+    rows, columns = linear_sum_assignment(matrix, maximize=True)
+    return float(matrix[rows, columns].clip(min=0).sum())
+
+
+def sparse_poto(points: Points, scores: Tensor, boxes: Tensor, gt_boxes: Tensor, gt_classes: Tensor) -> int:
+    """The rule of this package, everything included: candidates, quality, matching. Returns the number of pairs."""
+    return len(build_rule("POTO")(points, scores, boxes, gt_boxes, gt_classes))
+
+
+def seconds(run: Callable[[], object], repeats: int) -> float:
+    """Median wall time of a call, after one that is not counted."""
+    run()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def benchmark_matching(counts: list[int], repeats: int, num_classes: int) -> str:
+    """POTO on one 800 x 1216 image: dense quality matrix and dense solver against sparse pairs, in one run.
+
+    Returns:
+        a markdown table, with the ratio of the medians.
+    """
+    rows = ["| objects | candidates | dense (ms) | sparse (ms) | ratio |", "|---|---|---|---|---|"]
+    for count in counts:
+        image = crowded_image(count, num_classes, seed=count)
+        dense = seconds(lambda image=image: dense_poto(*image), repeats)
+        sparse = seconds(lambda image=image: sparse_poto(*image), repeats * 5)
+        pairs = num_candidates(*image)
+        rows.append(f"| {count} | {pairs} | {1e3 * dense:.1f} | {1e3 * sparse:.2f} | {dense / sparse:.0f}x |")
+        print(f"{count} objects done", flush=True)
+    return "\n".join(rows)
+
+
+def num_candidates(points: Points, scores: Tensor, boxes: Tensor, gt_boxes: Tensor, gt_classes: Tensor) -> int:
+    """How many (point, object) pairs the center prior leaves."""
+    from defcn_ext.assignment.candidates import center
+    from defcn_ext.assignment.scene import make_scene
+
+    return len(center(1.5)(make_scene(points, scores, boxes, gt_boxes, gt_classes), None))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["matching"])
+    parser.add_argument("--objects", type=int, nargs="+", default=[20, 100, 300, 600])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--classes", type=int, default=80)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of both routes")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(f"POTO on one 800 x 1216 image, {args.threads} thread(s), median of {args.repeats} runs")
+    print(benchmark_matching(args.objects, args.repeats, args.classes))
+
+
+if __name__ == "__main__":
+    main()
