@@ -1,0 +1,20 @@
+from .boxes import Boxes, BoxMode, pairwise_ioa, pairwise_iou, pairwise_point_box_distance
+from .image_list import ImageList
+from .instances import Instances
+from .keypoints import Keypoints
+from .masks import BitMasks, PolygonMasks, ROIMasks, polygons_to_bitmask
+
+__all__ = [
+    "BitMasks",
+    "BoxMode",
+    "Boxes",
+    "ImageList",
+    "Instances",
+    "Keypoints",
+    "PolygonMasks",
+    "ROIMasks",
+    "pairwise_ioa",
+    "pairwise_iou",
+    "pairwise_point_box_distance",
+    "polygons_to_bitmask",
+]
