@@ -1,0 +1,39 @@
+"""The config keys of the trainer."""
+
+from detectron2.config import CfgNode as CN
+
+
+def add_engine_config(cfg: CN) -> None:
+    """Adds the keys that `defcn_ext.engine` reads. With the defaults a training step is Detectron2's own.
+
+    Two keys of Detectron2 mean more here. SEED also sets the augmentation of every sample; left at -1, the data order
+    differs from run to run. SOLVER.CLIP_GRADIENTS.CLIP_TYPE also takes "full_model": CLIP_VALUE then bounds the norm
+    over all parameters together.
+    """
+    # Stores weights and activations as NHWC ("channels last"). Faster on the CPU and for half precision on GPUs.
+    cfg.MODEL.CHANNELS_LAST = False
+
+    # Number type of autocast where SOLVER.AMP.ENABLED: "float16" or "bfloat16". Losses are scaled for float16 on GPUs.
+    cfg.SOLVER.AMP.DTYPE = "float16"
+    # Each step goes through its IMS_PER_BATCH images in this many parts (a divisor of the images of one process), so
+    # that a large batch fits into memory. Gradients are the mean over the parts.
+    cfg.SOLVER.ACCUMULATE = 1
+
+    # "SGD" (with SOLVER.MOMENTUM, SOLVER.NESTEROV) or "ADAMW" (betas 0.9 and 0.999).
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    # Factor on the learning rate of the pre-trained part: `backbone.bottom_up`, or `backbone` where there is no FPN.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+
+    # SOLVER.LR_SCHEDULER_NAME "OneCycleLR": a cosine up to BASE_LR, then a cosine down, without WARMUP_* and STEPS.
+    cfg.SOLVER.ONE_CYCLE = CN()
+    # Part of the run, in (0, 1), at which the learning rate is highest.
+    cfg.SOLVER.ONE_CYCLE.PEAK = 0.3
+    # Learning rate of the first and of the last iteration, as a factor on BASE_LR.
+    cfg.SOLVER.ONE_CYCLE.START_FACTOR = 0.04
+    cfg.SOLVER.ONE_CYCLE.END_FACTOR = 4e-6
+
+    # Exponential moving average of the weights, used in evaluation and written as the weights of every checkpoint.
+    cfg.SOLVER.EMA = CN()
+    cfg.SOLVER.EMA.ENABLED = False
+    # Weight of the old average at each step, in [0, 1). Step n uses min(DECAY, (1 + n) / (10 + n)).
+    cfg.SOLVER.EMA.DECAY = 0.999

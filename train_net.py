@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""Trains and evaluates any detector of this project.
+
+    python train_net.py --config-file configs/Quick/poto_3dmf_aux.yaml
+    python train_net.py --config-file CONFIG --eval-only MODEL.WEIGHTS FILE
+    python train_net.py --config-file CONFIG --num-gpus 2 MODEL.DEVICE cpu      (two processes without a GPU)
+
+Everything else is a config key: KEY VALUE pairs at the end of the line win over the file.
+"""
+
+import os
+import sys
+from argparse import Namespace
+
+import torch
+
+import defcn_ext  # noqa: F401  (makes detectron2 importable)
+from defcn_ext.data import register_from_config
+from defcn_ext.engine import Trainer
+from defcn_ext.engine.preflight import UserError, check_run, load_config
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+
+def main(args: Namespace) -> dict:
+    """One process of a run. Returns the results of the evaluation, by data set or task."""
+    cfg = load_config(args.config_file, args.opts)
+    if cfg.MODEL.DEVICE == "cpu" and comm.get_local_size() > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
+    default_setup(cfg, args)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="defcn_ext")
+    if args.eval_only:
+        return evaluate(cfg, args.resume)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+def evaluate(cfg: CfgNode, resume: bool) -> dict:
+    """Results of MODEL.WEIGHTS, or with `resume` of the last checkpoint in OUTPUT_DIR, on DATASETS.TEST."""
+    register_from_config(cfg)
+    model = Trainer.build_model(cfg)
+    DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = Trainer.test(cfg, model)
+    if comm.is_main_process():
+        verify_results(cfg, results)
+    return results
+
+
+def prepare(args: Namespace) -> None:
+    """Checks the command before any worker starts, and ends the program with one line if it cannot work."""
+    try:
+        cfg = load_config(args.config_file, args.opts)
+        check_run(cfg, args)
+    except UserError as error:
+        sys.exit(f"{os.path.basename(sys.argv[0])}: error: {error}")
+    if cfg.MODEL.DEVICE == "cpu":
+        args.opts += ["MODEL.DEVICE", "cpu"]  # the workers need not find out, and warn, again
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # else processes on the CPU would talk over NCCL
+
+
+if __name__ == "__main__":
+    parser = default_argument_parser(epilog=__doc__)
+    parser.set_defaults(dist_url="auto")  # a free port, so that two runs can share a machine
+    arguments = parser.parse_args()
+    prepare(arguments)
+    launch(
+        main,
+        arguments.num_gpus,
+        num_machines=arguments.num_machines,
+        machine_rank=arguments.machine_rank,
+        dist_url=arguments.dist_url,
+        args=(arguments,),
+    )
