@@ -12,9 +12,9 @@ from fvcore.transforms.transform import (
 )
 
 from detectron2.data.transforms.augmentation import (
+    AugInput,
     Augmentation,
     AugmentationList,
-    AugInput,
     StandardAugInput,
     TransformGen,
     apply_augmentations,

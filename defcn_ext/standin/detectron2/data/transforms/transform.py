@@ -142,11 +142,9 @@ class RotationTransform(Transform):
         """The (2, 3) map of coordinates; `offset` is added to both axes first, -0.5 for indices of pixels."""
         cos, sin = np.cos(np.deg2rad(self.angle)), np.sin(np.deg2rad(self.angle))
         linear = np.array([[cos, sin], [-sin, cos]])
-        fixed, target = (
-            (self.image_center, np.array((self.bound_w, self.bound_h)) / 2)
-            if self.expand
-            else (np.asarray(self.center), np.asarray(self.center))
-        )
+        fixed = target = np.asarray(self.center)
+        if self.expand:
+            fixed, target = self.image_center, np.array((self.bound_w, self.bound_h)) / 2
         return np.column_stack([linear, (target + offset) - linear @ (fixed + offset)])
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
