@@ -1,0 +1,204 @@
+"""Dirty COCO json: repaired so that both the stock loader and COCOeval read it."""
+
+import contextlib
+import io
+import json
+import logging
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from defcn_ext.data.coco_json import load_coco, read_coco, sanitize_coco, usable_json
+from defcn_ext.data.dirt import Dirt
+from detectron2.data import MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+
+CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 2, "name": "cat"}]
+
+
+def sanitize(images, annotations, root="") -> tuple[dict, dict]:
+    dirt = Dirt()
+    content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+    before = json.dumps(content)
+    clean = sanitize_coco(content, str(root), dirt)
+    assert json.dumps(content) == before
+    return clean, dirt.counts
+
+
+def evaluate(json_file: str, detections: list[dict]) -> np.ndarray:
+    """The twelve numbers of COCOeval for boxes."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(json_file)
+        run = COCOeval(truth, truth.loadRes(detections), "bbox")
+        run.evaluate(), run.accumulate(), run.summarize()
+    return run.stats
+
+
+def test_clean_json_is_used_as_it_is(make_json, coco_image, coco_annotation, tmp_path):
+    path = make_json([coco_image(1, "a.jpg")], [coco_annotation(1), coco_annotation(2, box=(1, 1, 0, 0))])
+    used, content = usable_json(path, str(tmp_path), tmp_path / "copy.json")
+    assert used == path
+    assert len(content["annotations"]) == 2
+    assert not (tmp_path / "copy.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        ({"image_id": 9}, "annotations of unknown images: skipped"),
+        ({"image_id": [1]}, "annotations of unknown images: skipped"),
+        ({"category_id": 3}, "annotations of unknown categories: skipped"),
+        ({"category_id": None}, "annotations of unknown categories: skipped"),
+        ({"bbox": []}, "annotations whose bbox is not four finite numbers: skipped"),
+        ({"bbox": [1, 2, 3]}, "annotations whose bbox is not four finite numbers: skipped"),
+        ({"bbox": [1, 2, float("nan"), 4]}, "annotations whose bbox is not four finite numbers: skipped"),
+        ({"bbox": None}, "annotations whose bbox is not four finite numbers: skipped"),
+    ],
+)
+def test_annotations_skipped(coco_image, coco_annotation, change, kind):
+    clean, counts = sanitize([coco_image(1, "a.jpg")], [coco_annotation(1), {**coco_annotation(2), **change}])
+    assert [a["id"] for a in clean["annotations"]] == [1]
+    assert counts == {kind: 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "repaired", "kind"),
+    [
+        ({"bbox": ["5", "6", "20", "10"]}, {"bbox": [5, 6, 20, 10]}, "boxes written as text: read as numbers"),
+        ({"ignore": 1}, {"iscrowd": 1, "ignore": 0}, 'annotations with "ignore": treated as crowd'),
+        ({"iscrowd": None}, {"iscrowd": 0}, "annotations without iscrowd: taken as 0"),
+        ({"area": None}, {"area": 200}, "annotations without area: taken as width x height"),
+        ({"id": 0}, {"id": 2}, "annotations whose id is missing, 0, or taken: given a new one"),
+        ({"id": None}, {"id": 2}, "annotations whose id is missing, 0, or taken: given a new one"),
+        ({"id": "x"}, {"id": 2}, "annotations whose id is missing, 0, or taken: given a new one"),
+        ({"id": 1}, {"id": 2}, "annotations whose id is missing, 0, or taken: given a new one"),
+    ],
+)
+def test_annotations_repaired(coco_image, coco_annotation, change, repaired, kind):
+    first = coco_annotation(1, box=(0, 0, 9, 9))
+    clean, counts = sanitize([coco_image(1, "a.jpg")], [first, {**coco_annotation(2), **change}])
+    assert clean["annotations"] == [first, {**coco_annotation(2), **change, **repaired}]
+    assert counts == {kind: 1}
+
+
+def test_new_ids_avoid_those_that_come_later(coco_image, coco_annotation):
+    annotations = [coco_annotation(n, box=(i, 0, 5, 5)) for i, n in enumerate((0, 1, 1, 3, 2))]
+    clean, _ = sanitize([coco_image(1, "a.jpg")], annotations)
+    assert [a["id"] for a in clean["annotations"]] == [4, 1, 5, 3, 2]
+
+
+def test_exact_repetition_is_dropped(coco_image, coco_annotation):
+    clean, counts = sanitize([coco_image(1, "a.jpg")], [coco_annotation(1), coco_annotation(1)])
+    assert len(clean["annotations"]) == 1
+    assert counts == {"annotations that are there twice: the second skipped": 1}
+
+
+def test_images_without_size_name_or_own_id(make_image, tmp_path, coco_image):
+    make_image("a.png", (33, 44))
+    images = [
+        {"id": 1, "file_name": "a.png"},
+        {"id": 2, "file_name": "gone.png", "height": 0, "width": 5},
+        {"id": 3},
+        "nonsense",
+        coco_image(1, "b.png"),
+        coco_image(4, "c.png"),
+    ]
+    clean, counts = sanitize(images, [], tmp_path / "images")
+    assert clean["images"] == [{"id": 1, "file_name": "a.png", "height": 33, "width": 44}, coco_image(4, "c.png")]
+    assert counts == {
+        "images without height and width: taken from the file": 1,
+        "images without height and width, with an unreadable file: skipped": 1,
+        "images without id or file_name: skipped": 2,
+        "images whose id is taken: skipped": 1,
+    }
+
+
+def test_load_coco_gives_stock_records_and_metadata(make_json, coco_image, coco_annotation, tmp_path, unregistered):
+    images = [coco_image(3, "b.jpg"), coco_image(1, "a.jpg")]
+    good = [coco_annotation(1, 1, 7), coco_annotation(2, 3, 2, box=(1, 2, 3, 4))]
+    dirty = [*good, coco_annotation(2, 9), coco_annotation(5, box=()), coco_annotation(6, category=4)]
+    clean_path, dirty_path = make_json(images, good, name="c.json"), make_json(images, dirty, name="d.json")
+    for name in ("stock", "ours"):
+        MetadataCatalog.get(f"load_{name}")
+    stock = load_coco_json(clean_path, str(tmp_path), "load_stock")
+    ours = load_coco(dirty_path, str(tmp_path), "load_ours")
+    assert ours == stock
+    assert [r["image_id"] for r in ours] == [1, 3]
+    assert ours[0]["annotations"][0]["category_id"] == 1
+    for key in ("thing_classes", "thing_dataset_id_to_contiguous_id"):
+        assert getattr(MetadataCatalog.get("load_ours"), key) == getattr(MetadataCatalog.get("load_stock"), key)
+    assert MetadataCatalog.get("load_ours").thing_classes == ["cat", "dog"]
+    for name in ("stock", "ours"):
+        MetadataCatalog.remove(f"load_{name}")
+
+
+def test_cocoeval_reads_the_repaired_copy(make_json, coco_image, coco_annotation, tmp_path, caplog):
+    annotations = [coco_annotation(0), coco_annotation(0, box=(30, 20, 20, 10)), coco_annotation(3, box=[])]
+    for annotation in annotations:
+        del annotation["area"], annotation["iscrowd"]
+    path = make_json([coco_image(1, "a.jpg")], annotations)
+    detections = [
+        {"image_id": 1, "category_id": 2, "bbox": b, "score": s}
+        for b, s in (([5, 6, 20, 10], 0.9), ([30, 20, 20, 10], 0.8))
+    ]
+    with pytest.raises(Exception):  # noqa: B017 - whatever pycocotools makes of it
+        evaluate(path, detections)
+    with caplog.at_level(logging.WARNING, logger="defcn_ext"):
+        used, _ = usable_json(path, str(tmp_path), tmp_path / "new" / "copy.json")
+    assert used == str(tmp_path / "new" / "copy.json")
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["copy.json"]
+    assert len(caplog.records) == 4
+    assert evaluate(used, detections)[0] == pytest.approx(1.0)
+
+
+def test_cocoeval_counts_a_box_without_area_as_missed(make_json, coco_image, coco_annotation):
+    path = make_json([coco_image(1, "a.jpg")], [coco_annotation(1), coco_annotation(2, box=(30, 20, 0, 0))])
+    stats = evaluate(path, [{"image_id": 1, "category_id": 2, "bbox": [5, 6, 20, 10], "score": 0.9}])
+    assert stats[8] == pytest.approx(0.5)  # recall: one of two
+    assert stats[0] == pytest.approx(51 / 101)  # precision 1 at the recalls 0, 0.01 ... 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"bad\.json: not valid json"),
+        ("\xff", r"bad\.json: not valid json"),
+        ("[1]", r"bad\.json: holds a list; expected an object with images"),
+        ('{"images": [1], "annotations": []}', r'bad\.json: key "categories" is missing'),
+        ('{"annotations": [], "categories": []}', r'bad\.json: key "images" is missing'),
+        ('{"images": [1], "annotations": {}, "categories": []}', r'bad\.json: key "annotations" is missing or no list'),
+        ('{"images": [], "annotations": [], "categories": [1]}', r'bad\.json: "images" is empty'),
+        ('{"images": [1], "annotations": [], "categories": []}', r'bad\.json: "categories" is empty'),
+        ('{"images": [1], "categories": [{"id": 1}]}', "needs a whole number"),
+        ('{"images": [1], "categories": [{"id": "1", "name": "a"}]}', "needs a whole number"),
+        (
+            '{"images": [1], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
+            "categories 'a' and 'b' share the id 1",
+        ),
+    ],
+)
+def test_what_nothing_can_repair_names_the_file(tmp_path, text, message):
+    path = tmp_path / "bad.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=message):
+        read_coco(str(path))
+
+
+def test_missing_json_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.json: no such file"):
+        read_coco(str(tmp_path / "none.json"))
+
+
+def test_byte_order_mark_and_missing_annotations_are_fine(tmp_path, coco_image):
+    path = tmp_path / "bom.json"
+    content = {"images": [coco_image(1, "a.jpg")], "categories": CATEGORIES}
+    path.write_text(json.dumps(content), encoding="utf-8-sig")
+    assert usable_json(str(path), "", tmp_path / "copy.json") == (str(path), content)
+
+
+def test_json_whose_images_are_all_unusable(make_json, tmp_path):
+    path = make_json([{"id": 1}, {"id": 2, "file_name": "gone.jpg"}], [])
+    with pytest.raises(ValueError, match=r"none of its images can be used: 1 images without id .*; 1 images without"):
+        usable_json(path, str(tmp_path), tmp_path / "copy.json")

@@ -1,0 +1,113 @@
+"""Loaders over dirty data: training goes on, evaluation says what is wrong before it starts."""
+
+import itertools
+
+import pytest
+
+from defcn_ext.data import UnreadableImageError, add_data_config, build_test_loader, build_train_loader
+from defcn_ext.data.loaders import train_dicts
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+
+pytestmark = pytest.mark.usefixtures("unregistered")
+
+
+def annotation(box) -> dict:
+    return {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0, "iscrowd": 0}
+
+
+@pytest.fixture
+def cfg():
+    config = get_cfg()
+    add_data_config(config)
+    config.DATASETS.TRAIN, config.DATASETS.TEST = ("dirty",), ("dirty",)
+    config.DATALOADER.NUM_WORKERS = 0
+    config.SOLVER.IMS_PER_BATCH = 2
+    config.INPUT.MIN_SIZE_TRAIN, config.INPUT.MIN_SIZE_TEST = (40,), 40
+    return config
+
+
+@pytest.fixture
+def register(make_image, make_truncated, tmp_path):
+    """Registers records given as name -> boxes; a name with "cut" is cut off, one with "gone" has no file."""
+
+    def make(content: dict[str, list], **more) -> None:
+        records = []
+        for i, (name, boxes) in enumerate(content.items()):
+            path = str(tmp_path / "images" / name)
+            if "gone" not in name:
+                (make_truncated if "cut" in name else make_image)(name)
+            fixed = {"file_name": path, "height": 40, "width": 60, "image_id": i}
+            records.append({**fixed, "annotations": [annotation(b) for b in boxes], **more})
+        DatasetCatalog.register("dirty", lambda: records)
+        MetadataCatalog.get("dirty").set(thing_classes=["thing"])
+
+    return make
+
+
+GOOD = [5.0, 6.0, 20.0, 10.0]
+
+
+def test_training_survives_every_kind_at_once(cfg, register):
+    register({"a.jpg": [GOOD, [1, 1, 0, 0]], "cut.jpg": [GOOD], "gone.jpg": [GOOD], "empty.jpg": []}, width=77)
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    names = set()
+    for batch in itertools.islice(build_train_loader(cfg), 12):
+        assert len(batch) == 2
+        for record in batch:
+            names.add(record["file_name"].rsplit("/", 1)[1])
+            assert (record["height"], record["width"]) == (40, 60)
+            assert len(record["instances"]) == (1 if record["file_name"].endswith("a.jpg") else 0)
+    assert names == {"a.jpg", "empty.jpg"}
+
+
+def test_emptiness_is_judged_after_cleaning(cfg, register):
+    register({"a.jpg": [GOOD], "b.jpg": [[5.0, 6.0, 0.0, 0.0]], "c.jpg": []})
+    assert [r["image_id"] for r in train_dicts(cfg)] == [0]
+    cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
+    assert [r["image_id"] for r in train_dicts(cfg)] == [0, 1, 2]
+
+
+def test_nothing_to_train_on_is_explained(cfg, register):
+    register({"gone.jpg": [GOOD], "a.jpg": [[99, 99, 5, 5]]})
+    with pytest.raises(
+        ValueError, match=r"TRAIN dirty: no image with an object is left of 2: 1 unreadable .*gone\.jpg"
+    ):
+        train_dicts(cfg)
+
+
+def test_unchecked_files_are_met_in_training(cfg, register):
+    register({"a.jpg": [GOOD], "gone.jpg": [GOOD]})
+    cfg.DATASETS.CHECK_FILES = "none"
+    assert len(train_dicts(cfg)) == 2
+    for batch in itertools.islice(build_train_loader(cfg), 4):
+        assert all(record["file_name"].endswith("a.jpg") for record in batch)
+
+
+def test_unknown_check_is_named(cfg, register):
+    register({"a.jpg": [GOOD]})
+    cfg.DATASETS.CHECK_FILES = "all"
+    with pytest.raises(ValueError, match=r"DATASETS\.CHECK_FILES: unknown value 'all'; known: header, none"):
+        train_dicts(cfg)
+
+
+def test_evaluation_keeps_every_image_in_order(cfg, register):
+    register({"b.jpg": [GOOD], "a.jpg": [], "c.jpg": [[0, 0, 0, 0]]}, height=11)
+    batches = list(build_test_loader(cfg, "dirty"))
+    assert [[r["image_id"] for r in batch] for batch in batches] == [[0], [1], [2]]
+    assert {(r["height"], r["width"]) for (r,) in batches} == {(40, 60)}
+    assert all("annotations" not in r for (r,) in batches)
+
+
+def test_evaluation_names_missing_files_before_it_starts(cfg, register):
+    register({"a.jpg": [GOOD], "gone.jpg": [GOOD], "gone2.jpg": [GOOD]})
+    with pytest.raises(UnreadableImageError, match=r"TEST dirty: 2 of 3 images cannot be read, first .*gone\.jpg"):
+        build_test_loader(cfg, "dirty")
+
+
+def test_evaluation_names_a_file_that_is_cut_off(cfg, register):
+    register({"a.jpg": [GOOD], "cut.jpg": [GOOD]})
+    loader = build_test_loader(cfg, "dirty")
+    with pytest.raises(UnreadableImageError, match=r"cut\.jpg: cannot be read"):
+        list(loader)
