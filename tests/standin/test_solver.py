@@ -4,6 +4,9 @@ import logging
 import numpy as np
 import pytest
 import torch
+from fvcore.common.param_scheduler import ConstantParamScheduler, MultiStepParamScheduler
+from torch import nn
+
 from detectron2.config import get_cfg
 from detectron2.layers import get_norm
 from detectron2.solver import (
@@ -16,8 +19,6 @@ from detectron2.solver import (
     get_default_optimizer_params,
 )
 from detectron2.solver.build import maybe_add_gradient_clipping, reduce_param_groups
-from fvcore.common.param_scheduler import ConstantParamScheduler, MultiStepParamScheduler
-from torch import nn
 
 LR_CASES = [
     "multistep_linear",
