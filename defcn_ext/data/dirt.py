@@ -19,9 +19,6 @@ class Dirt:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self.first.setdefault(kind, str(where))
 
-    def __bool__(self) -> bool:
-        return bool(self.counts)
-
     def lines(self) -> list[str]:
         return [f"{count} {kind} (first: {self.first[kind]})" for kind, count in self.counts.items()]
 

@@ -36,7 +36,7 @@ def test_good_record_stays_and_boxes_become_floats():
     before = copy.deepcopy(dirty)
     dirt = Dirt()
     (left,) = clean_dataset_dicts(dirty, dirt=dirt)
-    assert not dirt
+    assert not dirt.counts
     assert dirty == before
     assert left["note"] == "kept"
     assert left["annotations"][0]["extra"] == "kept"
@@ -240,4 +240,4 @@ def test_cleaning_twice_changes_nothing(dicts, headers):
     assert [[a["category_id"] for a in r["annotations"]] for r in twice] == [
         [a["category_id"] for a in r["annotations"]] for r in once
     ]
-    assert not again
+    assert not again.counts
