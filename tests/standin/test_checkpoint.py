@@ -200,8 +200,9 @@ def test_checkpointables(saved):
         _, optimizer, checkpointer = resumable(saved)
         rest = checkpointer.load(str(saved / "s.pth"), **arguments)
         assert {"lr": lr_of(optimizer), "returned": sorted(rest)} == GOLDEN[fact]
-    assert failure(lambda: checkpointer.add_checkpointable("optimizer", optimizer)) == GOLDEN["duplicate_checkpointable"]
-    assert failure(lambda: checkpointer.add_checkpointable("other", 3)) == GOLDEN["not_checkpointable"]
+    add = checkpointer.add_checkpointable
+    assert failure(lambda: add("optimizer", optimizer)) == GOLDEN["duplicate_checkpointable"]
+    assert failure(lambda: add("other", 3)) == GOLDEN["not_checkpointable"]
 
 
 def test_resume(saved):
@@ -221,7 +222,9 @@ def test_resume(saved):
     assert found == GOLDEN["last_checkpoint_points_to_deleted_file"]
 
 
-SAVED = ("save save_without_dir_existing empty_save_dir_saves_nothing save_to_disk_False with_checkpointable_keys").split()
+SAVED = (
+    "save with_checkpointable_keys save_without_dir_existing empty_save_dir_saves_nothing save_to_disk_False".split()
+)
 LOADED = "load_checkpointables_empty load_all resume_or_load_resume_True resume_or_load_resume_False".split()
 REFUSED = "duplicate_checkpointable not_checkpointable last_checkpoint_points_to_deleted_file".split()
 
@@ -256,7 +259,10 @@ def test_pixel_statistics_and_old_anchors_are_not_worth_a_warning(tmp_path, capl
     "path, url",
     [
         ("detectron2://X/Y.pkl", "https://dl.fbaipublicfiles.com/detectron2/X/Y.pkl"),
-        ("catalog://ImageNetPretrained/MSRA/R-50", "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/MSRA/R-50.pkl"),
+        (
+            "catalog://ImageNetPretrained/MSRA/R-50",
+            "https://dl.fbaipublicfiles.com/detectron/ImageNetPretrained/MSRA/R-50.pkl",
+        ),
         ("https://example.com/Y.pkl", "https://example.com/Y.pkl"),
         ("http://example.com/Y.pkl", "http://example.com/Y.pkl"),
     ],

@@ -6,7 +6,15 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from detectron2.config import CfgNode, configurable, downgrade_config, get_cfg, global_cfg, set_global_cfg, upgrade_config
+from detectron2.config import (
+    CfgNode,
+    configurable,
+    downgrade_config,
+    get_cfg,
+    global_cfg,
+    set_global_cfg,
+    upgrade_config,
+)
 from detectron2.config.compat import guess_version
 from tests.conftest import FACTS
 
@@ -158,7 +166,8 @@ def test_base_file_and_its_child(base_files, fact, file):
 
 def test_base_works_in_files_only():
     errors = []
-    for merge in (lambda c: c.merge_from_list(["_BASE_", "x"]), lambda c: c.merge_from_other_cfg(CfgNode({"_BASE_": "x"}))):
+    merges = (lambda c: c.merge_from_list(["_BASE_", "x"]), lambda c: c.merge_from_other_cfg(CfgNode({"_BASE_": "x"})))
+    for merge in merges:
         with pytest.raises(AssertionError) as error:
             merge(get_cfg())
         errors.append({"ok": False, "raises": error.type.__name__})
@@ -200,8 +209,8 @@ def test_version_1_file_is_recognised_and_upgraded(tmp_path, caplog):
 
 
 def test_version_1_anchors_of_the_head_in_use_become_the_generators(tmp_path):
-    text = "MODEL: {META_ARCHITECTURE: RetinaNet, RETINANET: {ANCHOR_SIZES: [[7]], ANCHOR_STRIDES: [8]}, %s}\nVERSION: 1"
-    (tmp_path / "t.yaml").write_text(text % "RPN: {ANCHOR_SIZES: [[9]]}")
+    heads = "RETINANET: {ANCHOR_SIZES: [[7]], ANCHOR_STRIDES: [8]}, RPN: {ANCHOR_SIZES: [[9]]}"
+    (tmp_path / "t.yaml").write_text("VERSION: 1\nMODEL: {META_ARCHITECTURE: RetinaNet, " + heads + "}")
     cfg = get_cfg()
     cfg.merge_from_file(str(tmp_path / "t.yaml"))
     assert cfg.MODEL.ANCHOR_GENERATOR.SIZES == [[7]]
