@@ -67,9 +67,8 @@ def _flat_keys(node: CfgNode, prefix: str = "") -> list[str]:
 
 def _suggest(word: str, known: list[str]) -> str:
     """"; did you mean ...?", or nothing where nothing is near."""
-    near = difflib.get_close_matches(word, known, n=3)
-    if not near:  # the right leaf in the wrong node
-        near = [k for k in known if k.rpartition(".")[2] == word.rpartition(".")[2]][:3]
+    misplaced = [k for k in known if "." in k and k.rpartition(".")[2] == word.rpartition(".")[2]]
+    near = misplaced[:3] or difflib.get_close_matches(word, known, n=3)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 

@@ -1,0 +1,92 @@
+import os
+from argparse import Namespace
+
+import pytest
+import torch
+
+from defcn_ext.engine.preflight import UserError, check_run, load_config
+from tests.engine.tiny import NAME, tiny_cfg
+
+
+def args(**changes) -> Namespace:
+    return Namespace(
+        **{"num_gpus": 1, "num_machines": 1, "dist_url": "auto", "eval_only": False, "resume": False, **changes}
+    )
+
+
+@pytest.mark.parametrize(
+    "opts, message",
+    [
+        (["SOLVER.BASE_LRR", "1.0"], r"SOLVER\.BASE_LRR; did you mean SOLVER\.BASE_LR"),
+        (["MODEL.DEFCN.NUM_CLASES", "1"], r"did you mean MODEL\.DEFCN\.NUM_CLASSES"),
+        (["INPUT.BASE_LR", "1.0"], r"INPUT\.BASE_LR; did you mean .*SOLVER\.BASE_LR"),
+        (["SOLVER.MAX_ITER", "many"], r"SOLVER\.MAX_ITER"),
+        (["SOLVER.MAX_ITER"], "odd|length|pairs"),
+    ],
+)
+def test_wrong_overrides(opts, message):
+    with pytest.raises(UserError, match=message):
+        load_config("", opts)
+
+
+def test_wrong_file(tmp_path):
+    with pytest.raises(UserError, match="none.yaml: no such file"):
+        load_config(str(tmp_path / "none.yaml"), [])
+    (tmp_path / "typo.yaml").write_text("VERSION: 2\nMODEL:\n  DEFCN:\n    SCORE_TRESH_TEST: 0.1\n")
+    with pytest.raises(UserError, match=r"SCORE_TRESH_TEST; did you mean MODEL\.DEFCN\.SCORE_THRESH_TEST"):
+        load_config(str(tmp_path / "typo.yaml"), [])
+
+
+def test_device_falls_back_with_one_warning(caplog, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert load_config("", []).MODEL.DEVICE == "cpu"
+    assert [r.getMessage() for r in caplog.records] == ["MODEL.DEVICE cuda: no GPU is available, using the CPU"]
+    caplog.clear()
+    load_config("", ["MODEL.DEVICE", "cpu"])
+    assert not caplog.records
+
+
+def test_good_run_passes(tiny_entry, tmp_path):
+    check_run(tiny_cfg(tiny_entry, tmp_path / "new" / "out"), args())
+    assert (tmp_path / "new" / "out").is_dir() and not os.listdir(tmp_path / "new" / "out")
+
+
+@pytest.mark.parametrize(
+    "opts, changes, message",
+    [
+        (("DATASETS.TRAIN", ("tiny_trian",)), {}, "DATASETS.TRAIN: unknown .* tiny_trian; did you mean tiny_train"),
+        (("DATASETS.TRAIN", ()), {}, "DATASETS.TRAIN names no data set"),
+        (("DATASETS.TEST", ("coco_2017_val",)), {}, "coco_2017_val: .* does not exist.*DETECTRON2_DATASETS"),
+        (("DATASETS.REGISTER", ("x=/none/a.json:/none",)), {}, "DATASETS.REGISTER: x: .*/none"),
+        (("MODEL.WEIGHTS", "/none/R-50.pkl"), {}, "MODEL.WEIGHTS /none/R-50.pkl: no such file"),
+        (("DATASETS.TEST", (NAME,)), {"eval_only": True}, "--eval-only: give MODEL.WEIGHTS"),
+        ((), {"eval_only": True}, "DATASETS.TEST names no data set"),
+        ((), {"num_gpus": 3}, "IMS_PER_BATCH 4 is no multiple of 3"),
+        (("SOLVER.ACCUMULATE", 4), {"num_gpus": 2}, "no multiple of 2 .processes. x 4"),
+        ((), {"num_gpus": 0}, "--num-gpus 0"),
+        ((), {"num_machines": 2}, "--dist-url"),
+        (("OUTPUT_DIR", f"{__file__}/out"), {}, "OUTPUT_DIR .*/out: cannot be written"),
+        (
+            ("MODEL.META_ARCHITECTURE", "DeFCN", "MODEL.DEFCN.NUM_CLASSES", 7),
+            {},
+            "NUM_CLASSES is 7, but tiny_train has 1",
+        ),
+    ],
+)
+def test_what_would_fail_is_told_before(tiny_entry, tmp_path, opts, changes, message):
+    with pytest.raises(UserError, match=message):
+        check_run(tiny_cfg(tiny_entry, tmp_path / "out", *opts), args(**changes))
+
+
+def test_remote_and_heuristic_weights_are_not_looked_for_here(tiny_entry, tmp_path):
+    (tmp_path / "w.pth").touch()
+    for weights in ("detectron2://a/b.pkl", f"{tmp_path / 'w.pth'}?matching_heuristics=True"):
+        check_run(tiny_cfg(tiny_entry, tmp_path / "out", "MODEL.WEIGHTS", weights), args())
+
+
+def test_an_existing_run_is_not_overwritten(tiny_entry, tmp_path):
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")
+    cfg = tiny_cfg(tiny_entry, tmp_path)
+    with pytest.raises(UserError, match="already holds a run.*--resume"):
+        check_run(cfg, args())
+    check_run(cfg, args(resume=True))
