@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from detectron2 import model_zoo
 from detectron2.checkpoint import DetectionCheckpointer, PeriodicCheckpointer
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts, convert_c2_detectron_names
+from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathManager
 from tests.conftest import FACTS
 
@@ -295,12 +297,14 @@ def test_unknown_catalog_name():
 def test_blobs_of_resnet_50(flavour, facts):
     data = C2_NAMES[flavour]
     assert len(data["rows"]) == data["num_blobs"]
-    blobs = {blob: torch.full(shape, float(i)) for i, (blob, shape, _, _) in enumerate(data["rows"])}
+    blobs = {blob: torch.empty(shape, device="meta") for blob, shape, _, _ in data["rows"]}
     renamed, original = convert_c2_detectron_names(blobs)
     assert {new: blob for blob, _, new, _ in data["rows"]} == original
     assert all(renamed[new] is blobs[blob] for new, blob in original.items())
 
-    model = {name: torch.zeros(shape) for name, shape, *_ in facts("state_dict_retinanet_R50.json")["entries"]}
+    model = {
+        name: torch.empty(shape, device="meta") for name, shape, *_ in facts("state_dict_retinanet_R50.json")["entries"]
+    }
     aligned = align_and_update_state_dicts(model, blobs)
     homes = {blob: name for blob, _, _, name in data["rows"]}
     assert set(aligned) == {home or blob for blob, home in homes.items()}
@@ -309,6 +313,24 @@ def test_blobs_of_resnet_50(flavour, facts):
         assert aligned[home or blob] is blobs[blob]
     uncovered = [name for name in model if name.startswith("backbone.bottom_up") and name not in aligned]
     assert uncovered == data["bottom_up_entries_not_covered"]
+
+
+@pytest.mark.parametrize("flavour", ["bn_affine_split", "bn_affine_fused"])
+def test_blobs_reach_a_real_model(flavour, tmp_path):
+    """A narrow RetinaNet has the same names. The older flavour has no running statistics: mean 0 and variance 1."""
+    cfg = model_zoo.get_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.RESNETS.STEM_OUT_CHANNELS", "4", "MODEL.FPN.OUT_CHANNELS", "8"])
+    cfg.merge_from_list(["MODEL.RESNETS.RES2_OUT_CHANNELS", "8", "MODEL.RESNETS.WIDTH_PER_GROUP", "4"])
+    model = build_model(cfg)
+    state = model.state_dict()
+    homes = {blob: home for blob, _, _, home in C2_NAMES[flavour]["rows"]}
+    blobs = {b: np.full(state[h].shape if h else (1,), float(i), "f") for i, (b, h) in enumerate(homes.items())}
+    rest = DetectionCheckpointer(model).load(write(tmp_path, "R-50.pkl", lambda: blobs))
+    assert rest == {"__author__": "Caffe2", "matching_heuristics": True}
+    for blob, home in homes.items():
+        assert home is None or state[home].unique().tolist() == [blobs[blob].flat[0]], blob
+    for name in C2_NAMES[flavour]["bottom_up_entries_not_covered"]:
+        assert state[name].unique().tolist() == [1.0 if name.endswith("running_var") else 0.0], name
 
 
 @pytest.mark.parametrize(

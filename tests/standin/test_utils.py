@@ -11,7 +11,7 @@ import torch
 
 import detectron2
 from detectron2.utils import comm
-from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.collect_env import collect_env_info, main
 from detectron2.utils.env import seed_all_rng, setup_custom_environment
 from detectron2.utils.file_io import Detectron2Handler, PathManager
 from detectron2.utils.logger import create_small_table, log_every_n, log_every_n_seconds, log_first_n, setup_logger
@@ -200,10 +200,12 @@ def test_zoo_prefix_is_a_url_behind_the_path_manager(monkeypatch):
     assert asked == [Detectron2Handler.S3_DETECTRON2_PREFIX + "A/B.pkl"]
 
 
-def test_environment_table_names_versions():
+def test_environment_table_names_versions(capsys):
     table = collect_env_info()
     for name, version in (("PyTorch", torch.__version__), ("numpy", np.__version__), ("detectron2", "0.6")):
         assert re.search(rf"^{name} +{re.escape(version)}", table, re.MULTILINE), name
+    main()
+    assert capsys.readouterr().out.startswith(table)
 
 
 def test_out_of_memory_is_retried_and_other_errors_are_not():

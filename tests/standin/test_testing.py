@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.testing import assert_instances_allclose, min_torch_version, random_boxes, reload_script_model
+
+
+def instances(**changes):
+    result = Instances(changes.pop("size", (4, 5)))
+    fields = {"pred_boxes": Boxes([[0, 0, 1.0, 100]]), "scores": torch.tensor([0.5]), "pred_classes": torch.tensor([3])}
+    for name, value in {**fields, **changes}.items():
+        result.set(name, value)
+    return result
+
+
+def test_random_boxes():
+    boxes = random_boxes(50, max_coord=20)
+    assert boxes.shape == (50, 4)
+    assert (boxes[:, 2:] - boxes[:, :2] >= 1).all() and (boxes >= 0).all() and (boxes <= 21).all()
+    assert boxes.unique(dim=0).shape[0] == 50
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"size": (5, 4)}, "image_size"),
+        ({"scores": torch.tensor([0.6])}, "scores"),
+        ({"scores": torch.tensor([0.5]).double()}, "scores"),
+        ({"pred_classes": torch.tensor([2])}, "pred_classes"),
+        ({"pred_boxes": Boxes([[0, 0, 1.1, 100]])}, "pred_boxes"),
+        ({"more": torch.zeros(1)}, "fields"),
+    ],
+)
+def test_differences_are_named(changes, message):
+    with pytest.raises(AssertionError, match=f"here.*{message}"):
+        assert_instances_allclose(instances(), instances(**changes), msg="here")
+
+
+def test_small_differences_pass():
+    near = instances(pred_boxes=Boxes([[0.0009, 0, 1.0, 100]]))
+    assert_instances_allclose(instances(), near, rtol=1e-5)
+    with pytest.raises(AssertionError):
+        assert_instances_allclose(instances(), near, rtol=1e-6)
+    assert_instances_allclose(instances(), instances(size=torch.tensor([4, 5])), size_as_tensor=True)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_script_model_survives_a_file():
+    scripted = torch.jit.trace(torch.nn.Linear(2, 1), torch.zeros(1, 2))
+    again = reload_script_model(scripted)
+    x = torch.rand(3, 2)
+    torch.testing.assert_close(again(x), scripted(x))
+
+
+def test_torch_version():
+    assert min_torch_version("1.8") and not min_torch_version("99.0")
