@@ -135,7 +135,9 @@ def _train_sampler(cfg, dataset) -> torchdata.Sampler:
     if name == "TrainingSampler":
         return TrainingSampler(len(dataset), seed=seed)
     if name == "RandomSubsetTrainingSampler":
-        return RandomSubsetTrainingSampler(len(dataset), cfg.DATALOADER.RANDOM_SUBSET_RATIO, seed_shuffle=seed)
+        return RandomSubsetTrainingSampler(
+            len(dataset), cfg.DATALOADER.RANDOM_SUBSET_RATIO, seed_shuffle=seed, seed_subset=seed
+        )
     if name == "RepeatFactorTrainingSampler":
         return RepeatFactorTrainingSampler(_category_factors(cfg, dataset), seed=seed)
     if name in ("WeightedTrainingSampler", "WeightedCategoryTrainingSampler"):
