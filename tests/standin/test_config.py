@@ -414,6 +414,13 @@ def test_configurable(name):
     assert result(CONFIGURABLE[name]) == GOLDEN["configurable"][name]
 
 
+def test_a_class_without_a_proper_from_config_is_refused_in_every_call():
+    with pytest.raises(AttributeError, match="from_config"):
+        with_from_config(None)(a=1)
+    with pytest.raises(TypeError, match="classmethod"):
+        with_from_config(lambda self, cfg: {})(a=1)
+
+
 def test_configurable_takes_a_dict_config_of_omegaconf(monkeypatch):
     fake = SimpleNamespace(DictConfig=type("DictConfig", (dict,), {}))
     monkeypatch.setitem(sys.modules, "omegaconf", fake)

@@ -98,12 +98,12 @@ def configurable(init_func: Callable | None = None, *, from_config: Callable | N
 def _configurable_init(init_func: Callable) -> Callable:
     @functools.wraps(init_func)
     def wrapper(self, *args, **kwargs):
+        from_config = getattr(type(self), "from_config", None)
+        if from_config is None:
+            raise AttributeError(f"{type(self).__name__} has no from_config, which @configurable needs")
+        if not inspect.ismethod(from_config):
+            raise TypeError(f"{type(self).__name__}.from_config must be a classmethod")
         if _called_with_cfg(args, kwargs):
-            from_config = getattr(type(self), "from_config", None)
-            if from_config is None:
-                raise AttributeError(f"{type(self).__name__} has no from_config, which @configurable needs")
-            if not inspect.ismethod(from_config):
-                raise TypeError(f"{type(self).__name__}.from_config must be a classmethod")
             args, kwargs = (), _arguments_from_config(from_config, args, kwargs)
         init_func(self, *args, **kwargs)
 
