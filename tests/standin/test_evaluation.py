@@ -186,7 +186,7 @@ def test_keypoint_ap(register, tmp_path, sigmas):
     count = len(sigmas) or 17
     points = [[5.0 + i, 6.0 + i, 2] for i in range(count)]
     annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 50], "area": 2500, "iscrowd": 0}
-    annotation |= {"keypoints": sum(points, []), "num_keypoints": count}
+    annotation |= {"keypoints": [value for point in points for value in point], "num_keypoints": count}
     data = {"images": [{"id": 1, "height": 60, "width": 60, "file_name": "a"}], "annotations": [annotation]}
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"info": {}, **data, "categories": [{"id": 1, "name": "person"}]}))

@@ -1,0 +1,18 @@
+"""The moments of a training that hooks act at."""
+
+from .train_loop import TrainerBase
+
+
+def is_due(trainer: TrainerBase, period: int) -> bool:
+    """After a step: whether a multiple of `period` iterations is done. Never with period 0."""
+    return period > 0 and (trainer.iter + 1) % period == 0
+
+
+def is_last(trainer: TrainerBase) -> bool:
+    """During a step: whether no other follows."""
+    return trainer.iter + 1 == trainer.max_iter
+
+
+def is_finished(trainer: TrainerBase) -> bool:
+    """After training: whether all iterations were done."""
+    return trainer.iter >= trainer.max_iter
