@@ -67,9 +67,9 @@ class Box2BoxTransformLinear:
         return deltas / size.repeat(1, 2) if self.normalize_by_size else deltas
 
     def apply_deltas(self, deltas: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        """Boxes (R, 4k) from distances (R, 4k), k >= 1 for each of `boxes` (R, 4); distances below 0 count as 0."""
-        distances = deltas.relu().unflatten(1, (-1, 4))
-        center, size = _center_size(boxes.to(deltas.dtype)[:, None])
+        """Boxes (R, 4k) from distances (R, 4k), k >= 1 for each of `boxes` (R, 4), in float32; below 0 counts as 0."""
+        distances = deltas.float().relu().unflatten(1, (-1, 4))
+        center, size = _center_size(boxes.to(distances.dtype)[:, None])
         if self.normalize_by_size:
             distances = distances * size.repeat(1, 1, 2)
         left_top, right_bottom = distances.split(2, dim=-1)

@@ -21,14 +21,12 @@ __all__ = [
     "FlopCountAnalysis",
 ]
 
-# Folded into the convolution before it, at inference.
-FUSED_OPERATORS = ("aten::batch_norm",)
-
 
 class FlopCountAnalysis(fvcore.nn.FlopCountAnalysis):
     """fvcore's analysis of a model with inputs of any shape; names of modules start with `model.`.
 
-    A multiply-add counts as 1. Elementwise operators, pooling, NMS and batch norm count as 0.
+    A multiply-add counts as 1. Operators that fvcore cannot count (elementwise ones, pooling, NMS, deformable
+    convolution) count as 0 without a warning; `unsupported_ops()` lists them.
 
     Args:
         inputs: the argument of the model, or a tuple of them. Tensors in lists and dicts are found.
@@ -37,7 +35,6 @@ class FlopCountAnalysis(fvcore.nn.FlopCountAnalysis):
     def __init__(self, model: nn.Module, inputs: Any) -> None:
         traceable = _TensorsOnly(model, inputs)
         super().__init__(traceable, traceable.tensors)
-        self.set_op_handle(**dict.fromkeys(FUSED_OPERATORS))
         self.unsupported_ops_warnings(False)
 
 
@@ -53,7 +50,12 @@ def flop_count_operators(model: nn.Module, inputs: list) -> defaultdict[str, flo
 
 
 def activation_count_operators(model: nn.Module, inputs: list, **kwargs) -> defaultdict[str, float]:
-    """Millions of output elements at inference by kind of operator; as `flop_count_operators`."""
+    """Millions of output elements of convolutions and the like at inference, by kind of operator.
+
+    Args:
+        inputs: as for `flop_count_operators`.
+        kwargs: `supported_ops`, further handles as fvcore's `activation_count` takes them.
+    """
     with _eval_mode(model):
         traceable = _TensorsOnly(model, inputs)
         counts, _ = fvcore.nn.activation_count(traceable, traceable.tensors, **kwargs)
