@@ -24,12 +24,11 @@ setup(
         "yacs>=0.1.8",
         "pycocotools>=2.0.6",
         "Pillow>=9.1",
-        "matplotlib>=3.5",
+        "matplotlib>=3.6",
         "tensorboard>=2.10",
         "cloudpickle",
         "tabulate",
         "termcolor>=1.1",
-        "tqdm",
     ],
     extras_require={
         "test": ["pytest>=7", "hypothesis>=6", "ruff>=0.4"],

@@ -63,10 +63,14 @@ def prepare(args: Namespace) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # else processes on the CPU would talk over NCCL
 
 
-if __name__ == "__main__":
+def parse(argv: list[str] | None = None) -> Namespace:
     parser = default_argument_parser(epilog=__doc__)
     parser.set_defaults(dist_url="auto")  # a free port, so that two runs can share a machine
-    arguments = parser.parse_args()
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    arguments = parse()
     prepare(arguments)
     launch(
         main,

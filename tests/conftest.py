@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 from pathlib import Path
 
@@ -17,6 +18,18 @@ FACTS = Path(__file__).parent / "data" / "detectron2"
 def _seeded():
     torch.manual_seed(0)
     np.random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_before():
+    """`setup_logger` stops propagation, and then `caplog` sees nothing in the tests that follow."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "defcn_ext", "fvcore")]
+    before = [(logger.level, logger.propagate, logger.handlers.copy()) for logger in loggers]
+    yield
+    for logger, (level, propagate, handlers) in zip(loggers, before):
+        logger.setLevel(level)
+        logger.propagate = propagate
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

@@ -81,6 +81,7 @@ class Trainer(DefaultTrainer):
     def evaluate(self) -> OrderedDict:
         """Results on DATASETS.TEST, of the averaged weights where there are any."""
         with self.average.applied() if self.average else nullcontext():
+            _share_buffers(self.model)
             self.results = self.test(self.cfg, self.model)
         return self.results
 
@@ -174,3 +175,10 @@ def _distributed(model: nn.Module) -> nn.Module:
     """The model as it is in a single process, else wrapped for data-parallel training."""
     on_gpu = next(model.parameters()).is_cuda
     return create_ddp_model(model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_gpu else None)
+
+
+def _share_buffers(model: nn.Module) -> None:
+    """Batch statistics drift apart between processes; those of the first are the ones that checkpoints hold."""
+    if comm.get_world_size() > 1:
+        for buffer in model.buffers():
+            torch.distributed.broadcast(buffer, src=0)

@@ -5,14 +5,15 @@ import torch
 
 from detectron2.engine import launch
 from detectron2.utils import comm
-from tests.engine.tiny import run, tiny_cfg
+from tests.engine.tiny import NAME, run, tiny_cfg
 
 # float32 sums in another order: two halves of a batch against the whole
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
 
-def config(entry, output, *opts):
-    cfg = tiny_cfg(entry, output, "DATALOADER.ASPECT_RATIO_GROUPING", False, "SOLVER.EMA.ENABLED", True, *opts)
+def config(entry, output):
+    cfg = tiny_cfg(entry, output, "DATALOADER.ASPECT_RATIO_GROUPING", False, "SOLVER.EMA.ENABLED", True)
+    cfg.DATASETS.TEST = (NAME,)
     cfg.MODEL.DROPOUT = 0.0
     return cfg
 
@@ -24,6 +25,7 @@ def train(entry: str, output, result) -> None:
     model = getattr(trainer.model, "module", trainer.model)
     average = trainer.average.average
     everything = {"weights": model.state_dict(), "average": average, "seen": model.seen, "losses": losses}
+    everything["evaluated_after"] = model.evaluated_after
     torch.save(everything, f"{result}.{comm.get_rank()}")
 
 
@@ -35,7 +37,12 @@ def test_two_processes_equal_one_on_the_joint_batch(tiny_entry, tmp_path):
     joint = [image for batch in zip(pair[0]["seen"], pair[1]["seen"]) for image in batch]
     assert joint == single["seen"]
     assert pair[0]["losses"] == pytest.approx(single["losses"], rel=1e-4)
+    # the one value that is each process's own; evaluation takes the first one's everywhere
+    assert pair[0]["seen"][-1] != pair[1]["seen"][-1]
+    assert pair[0]["evaluated_after"] == pair[1]["evaluated_after"] == pair[0]["seen"][-1]
     for kind in ("weights", "average"):
+        own = single[kind].pop("last_image")
+        assert own == pair[1][kind]["last_image"] != pair[0][kind]["last_image"]
         for name, value in single[kind].items():
             torch.testing.assert_close(pair[0][kind][name], value, **TOLERANCE)
             assert torch.equal(pair[0][kind][name], pair[1][kind][name]), name
