@@ -31,6 +31,7 @@ from detectron2.data.datasets import (
     register_pascal_voc,
 )
 from detectron2.data.datasets.coco import convert_to_coco_dict
+from detectron2.data.detection_utils import get_fed_loss_cls_weights
 from detectron2.structures import BoxMode
 
 
@@ -244,6 +245,12 @@ def test_proposals_of_files(tmp_path):
     assert record["proposal_boxes"].tolist() == boxes[::-1].tolist()
     assert record["proposal_objectness_logits"].tolist() == [0.9, 0.1]
     assert record["proposal_bbox_mode"] == BoxMode.XYXY_ABS
+
+
+def test_class_weights_of_image_counts():
+    counts = [{"id": 2, "image_count": 9}, {"id": 1, "image_count": 4}]
+    MetadataCatalog.get("counted").class_image_count = counts
+    assert get_fed_loss_cls_weights("counted", 0.5).tolist() == [2, 3]
 
 
 # Loaders from a config

@@ -8,7 +8,7 @@ from detectron2.data.build import (
     print_instances_class_histogram,
 )
 from detectron2.data.catalog import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data.common import DatasetFromList, MapDataset
+from detectron2.data.common import DatasetFromList, MapDataset, ToIterableDataset
 from detectron2.data.dataset_mapper import DatasetMapper
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "MapDataset",
     "Metadata",
     "MetadataCatalog",
+    "ToIterableDataset",
     "build_batch_data_loader",
     "build_detection_test_loader",
     "build_detection_train_loader",

@@ -297,6 +297,15 @@ def create_keypoint_hflip_indices(dataset_names: str | list[str]) -> list[int]:
     return [meta.keypoint_names.index(mirrored.get(name, name)) for name in meta.keypoint_names]
 
 
+def get_fed_loss_cls_weights(dataset_names: str | list[str], freq_weight_power: float = 1.0) -> torch.Tensor:
+    """(K,) in how many images each class is, by the metadata's `class_image_count`, to the given power."""
+    if isinstance(dataset_names, str):
+        dataset_names = [dataset_names]
+    check_metadata_consistency("class_image_count", dataset_names)
+    counts = sorted(MetadataCatalog.get(dataset_names[0]).class_image_count, key=lambda entry: entry["id"])
+    return torch.tensor([entry["image_count"] for entry in counts], dtype=torch.float32) ** freq_weight_power
+
+
 def gen_crop_transform_with_instance(
     crop_size: tuple[int, int], image_size: tuple[int, int], instance: dict
 ) -> CropTransform:

@@ -218,7 +218,7 @@ def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool
         output_file: its folder is made if needed.
         allow_cached: whether a file that exists already is kept as it is.
     """
-    PathManager.mkdirs(os.path.dirname(output_file))
+    PathManager.mkdirs(os.path.dirname(output_file) or ".")
     with file_lock(output_file):
         if PathManager.exists(output_file) and allow_cached:
             logger.warning("Using the existing '%s'; remove it if the data set has changed", output_file)
