@@ -80,7 +80,7 @@ class SwinTransformer(Backbone):
             self.absolute_pos_embed = nn.Parameter(torch.zeros(1, embed_dim, side, side))
             nn.init.trunc_normal_(self.absolute_pos_embed, std=0.02)
         self.pos_drop = nn.Dropout(drop_rate)
-        drop_paths = torch.linspace(0, drop_path_rate, sum(depths)).split(list(depths))
+        drop_paths = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").split(list(depths))
         channels = [embed_dim * 2**i for i in range(len(depths))]
         self.layers = nn.ModuleList(
             BasicLayer(
