@@ -52,7 +52,7 @@ class VisImage:
         self.draw_image(img.astype(np.uint8))
 
     def draw_image(self, image: np.ndarray) -> None:
-        """Draws (H, W, 3) or (H, W, 4) over the whole picture; (uint8, or float in [0, 1])."""
+        """Draws (H, W, 3) or (H, W, 4), uint8 or float in [0, 1], over the whole picture."""
         self.ax.imshow(image, extent=(0, self.width, self.height, 0), interpolation="nearest")
 
     def save(self, filepath: str) -> None:
