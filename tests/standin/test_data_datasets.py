@@ -10,6 +10,7 @@ import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
+from PIL import Image
 
 from detectron2.config import get_cfg
 from detectron2.data import (
@@ -30,7 +31,7 @@ from detectron2.data.datasets import (
     register_coco_instances,
     register_pascal_voc,
 )
-from detectron2.data.datasets.coco import convert_to_coco_dict
+from detectron2.data.datasets.coco import convert_to_coco_dict, main
 from detectron2.data.detection_utils import get_fed_loss_cls_weights
 from detectron2.structures import BoxMode
 
@@ -506,6 +507,21 @@ def test_conversion_to_a_file_is_cached(golden, plain, tmp_path):
     assert path.read_text() == "{}"
     convert_to_coco_json("plain", str(path), allow_cached=False)
     assert len(json.loads(path.read_text())["annotations"]) == 2
+
+
+def test_drawing_a_json(tmp_path, monkeypatch, capsys):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "height": 30, "width": 40}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 10], "iscrowd": 0}],
+        "categories": [{"id": 1, "name": "thing"}],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["coco", "a.json", str(tmp_path), "drawn"])
+    main()
+    assert np.asarray(Image.open(tmp_path / "coco-data-vis" / "a.png")).any(), "nothing drawn on the black image"
+    assert "1 images" in capsys.readouterr().out
 
 
 # PASCAL VOC

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -250,3 +251,24 @@ def register_coco_instances(name: str, metadata: dict[str, Any], json_file: str,
     # The metadata has just proved equal, so registering again changes nothing.
     if name not in DatasetCatalog:
         DatasetCatalog.register(name, lambda: load_coco_json(json_file, image_root, name))
+
+
+def main() -> None:
+    """Draws a json's annotations: `python -m detectron2.data.datasets.coco JSON IMAGE_ROOT DATASET_NAME`."""
+    # Drawing needs matplotlib, loading data does not.
+    from detectron2.data.detection_utils import read_image
+    from detectron2.utils.visualizer import Visualizer
+
+    json_file, image_root, dataset_name = sys.argv[1:]
+    folder = "coco-data-vis"
+    os.makedirs(folder, exist_ok=True)
+    records = load_coco_json(json_file, image_root, dataset_name)
+    for record in records:
+        image = read_image(record["file_name"], "RGB")
+        drawn = Visualizer(image, metadata=MetadataCatalog.get(dataset_name)).draw_dataset_dict(record)
+        drawn.save(os.path.join(folder, os.path.basename(record["file_name"])))
+    print(f"{len(records)} images drawn to {folder}")
+
+
+if __name__ == "__main__":
+    main()
