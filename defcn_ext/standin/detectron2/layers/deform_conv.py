@@ -47,7 +47,7 @@ class _DeformConvBase(nn.Module):
         taps = self.deformable_groups * self.kernel_size[0] * self.kernel_size[1]
         if offset.shape[1] != 2 * taps:
             raise RuntimeError(f"deformable conv: offset must have {2 * taps} channels, got {offset.shape[1]}")
-        # The operator knows no autocast and wants one type throughout.
+        # Under autocast the offsets may come in half precision; the operator wants one type throughout.
         x, offset = x.to(self.weight.dtype), offset.to(self.weight.dtype)
         mask = mask if mask is None else mask.to(self.weight.dtype)
         x = deform_conv2d(x, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask)
