@@ -21,15 +21,14 @@ def _seeded():
 
 
 @pytest.fixture(autouse=True)
-def _loggers_as_before():
-    """`setup_logger` stops propagation, and then `caplog` sees nothing in the tests that follow."""
-    loggers = [logging.getLogger(name) for name in ("detectron2", "defcn_ext", "fvcore")]
-    before = [(logger.level, logger.propagate, logger.handlers.copy()) for logger in loggers]
+def _fresh_loggers():
+    """Takes back what `setup_logger` did: it stops propagation, and then `caplog` sees nothing in later tests."""
     yield
-    for logger, (level, propagate, handlers) in zip(loggers, before):
-        logger.setLevel(level)
-        logger.propagate = propagate
-        logger.handlers[:] = handlers
+    for name in ("detectron2", "defcn_ext", "fvcore"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
+        logger.handlers.clear()
 
 
 @pytest.fixture(scope="session")
