@@ -26,6 +26,7 @@ from detectron2.evaluation.coco_evaluation import COCOevalMaxDets, instances_to_
 from detectron2.evaluation.fast_eval_api import COCOeval_opt
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.structures import Boxes, BoxMode, Instances
+from detectron2.utils import comm
 
 from ..conftest import FACTS
 
@@ -125,6 +126,21 @@ def test_both_implementations_agree_and_evaluating_twice_changes_nothing(facts, 
     evaluator = feed(COCOEvaluator(synth, use_fast_impl=True), predictions(facts, True))
     assert_results_equal(evaluator.evaluate(), expected)
     assert_results_equal(evaluator.evaluate(), expected)
+
+
+def test_predictions_of_all_workers_meet_on_rank_0(facts, synth, monkeypatch):
+    expected = facts("golden_coco_eval.json")["results"]["img_ids_first_4"]
+    pairs = predictions(facts, False)
+    other = feed(COCOEvaluator(synth), pairs[7:])._predictions
+    evaluator = feed(COCOEvaluator(synth), pairs[:7])
+    monkeypatch.setattr(comm, "gather", lambda data, dst=0: [data, other])
+    assert_results_equal(evaluator.evaluate(img_ids=expected["ids"]), expected["result"])
+    assert_results_equal(evaluator.evaluate(), facts("golden_coco_eval.json")["results"]["max_dets_per_image=2"])
+    alone = feed(COCOEvaluator(synth, distributed=False), pairs[:7])
+    assert alone.evaluate()["bbox"]["AP"] != evaluator.evaluate()["bbox"]["AP"]
+    monkeypatch.setattr(comm, "gather", lambda data, dst=0: [])
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    assert evaluator.evaluate() == {}
 
 
 def test_log_of_an_evaluation(facts, synth, lines):
