@@ -13,7 +13,8 @@ def add_engine_config(cfg: CN) -> None:
     # Stores weights and activations as NHWC ("channels last"). Faster on the CPU and for half precision on GPUs.
     cfg.MODEL.CHANNELS_LAST = False
 
-    # Number type of autocast where SOLVER.AMP.ENABLED: "float16" or "bfloat16". Losses are scaled for float16 on GPUs.
+    # Number type of autocast where SOLVER.AMP.ENABLED: "float16", "bfloat16", or "auto" for the fastest that the device
+    # has, float32 on a CPU without bfloat16 instructions. Losses are scaled for float16 on GPUs.
     cfg.SOLVER.AMP.DTYPE = "float16"
     # Each step goes through its IMS_PER_BATCH images in this many parts (a divisor of the images of one process), so
     # that a large batch fits into memory. Gradients are the mean over the parts.

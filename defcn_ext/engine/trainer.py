@@ -20,6 +20,7 @@ from defcn_ext.engine.console import ProgressPrinter
 from defcn_ext.engine.data_order import ResumableLoader, build_sampler, images_per_process
 from defcn_ext.engine.ema import AveragedCheckpointer, WeightAverage
 from defcn_ext.engine.memory import MemoryStats
+from defcn_ext.engine.precision import amp_dtype
 from defcn_ext.engine.seeding import run_seed
 from defcn_ext.engine.train_step import TrainStep
 from detectron2.checkpoint import DetectionCheckpointer
@@ -30,7 +31,6 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 
-AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 WRITE_PERIOD = 20  # iterations
 
 
@@ -157,18 +157,6 @@ class Trainer(DefaultTrainer):
             several = len(cfg.DATASETS.TEST) > 1
             output_folder = os.path.join(cfg.OUTPUT_DIR, "inference", *([dataset_name] if several else []))
         return build_evaluator(cfg, dataset_name, output_folder)
-
-
-def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
-    """The number type of autocast, None without.
-
-    Raises:
-        ValueError: unknown SOLVER.AMP.DTYPE.
-    """
-    name = cfg.SOLVER.AMP.DTYPE
-    if name not in AMP_DTYPES:
-        raise ValueError(f"SOLVER.AMP.DTYPE: unknown type {name!r}; known: {', '.join(AMP_DTYPES)}")
-    return AMP_DTYPES[name] if cfg.SOLVER.AMP.ENABLED else None
 
 
 def _distributed(model: nn.Module) -> nn.Module:
