@@ -47,7 +47,6 @@ LEFT_OUT = {
         CityscapesInstanceEvaluator CityscapesSemSegEvaluator LVISEvaluator COCOPanopticEvaluator
         PascalVOCDetectionEvaluator SemSegEvaluator
     """,
-    "a script that shows a COCO file; defcn_ext.tools has its own": "coco.main",
     "lazy configs need omegaconf, which this project does not depend on": "instantiate LazyCall LazyConfig",
 }
 # Name -> why its signature may differ from the recorded one.
