@@ -98,7 +98,7 @@ def write_pictures(detectors: Sequence[Detector], runs: Sequence[Run], output: P
         rows = [row for observations in seen for row in observations[index].maps]
         figures[f"score_maps_{index + 1}.png"] = (score_map_figure(scene, rows, SCORE), "which points fire")
     for name, (figure, _) in figures.items():
-        save(figure, output / name)
+        save(figure, output / name, colors=256 if name == "demo.png" else None)
     return [(output / name, what) for name, (_, what) in figures.items()]
 
 

@@ -31,6 +31,7 @@ MISTAKES = {"linestyle": (0, (0.8, 1.4)), "linewidth": 1.5}
 STYLES = {Outcome.FOUND: FINDS, Outcome.DUPLICATE: REPEATS, Outcome.WRONG: MISTAKES}
 SCORE_COLORS = "magma"
 DPI = 110
+SCORE_PANEL = 2.3  # inches
 
 
 @dataclass(frozen=True)
@@ -76,47 +77,61 @@ def contact_sheet(
         columns: heading, and the detections on each scene.
         panel: width of a panel in inches; small images are enlarged to it.
     """
+    headings = ["Ground truth", *(heading for heading, _ in columns)]
     heights = [panel * scene.image.shape[0] / scene.image.shape[1] for scene in scenes]
-    gap, top, bottom, width = 0.42, 0.4, 0.75, (len(columns) + 1) * (panel + 0.12) + 0.12
+    margin, gap, top, bottom = 0.12, 0.42, 0.4, 0.75
+    width = len(headings) * (panel + margin) + margin
     height = sum(heights) + gap * len(scenes) + top + bottom
     figure = Figure(figsize=(width, height))
     y = height - top
     for row, (scene, panel_height) in enumerate(zip(scenes, heights)):
         y -= gap + panel_height
-        for column in range(len(columns) + 1):
-            x = 0.12 + column * (panel + 0.12)
+        for column, heading in enumerate(headings):
+            x = margin + column * (panel + margin)
             axes = figure.add_axes((x / width, y / height, panel / width, panel_height / height))
-            caption = f"{len(scene.objects)} objects"
+            show_image(axes, scene.image)
             if column == 0:
-                show_image(axes, scene.image)
                 draw_objects(axes, scene.objects)
+                caption = _plural(len(scene.objects), "object")
             else:
-                show_image(axes, scene.image)
                 caption = describe(draw_detections(axes, columns[column - 1][1][row], scene.objects))
-            axes.set_title(caption, fontsize=9, pad=4)
+            axes.set_title(caption, fontsize=8.5, pad=4)
             if row == 0:
-                heading = "Ground truth" if column == 0 else columns[column - 1][0]
-                middle = (x + panel / 2) / width
-                figure.text(middle, 1 - (top - 0.1) / height, heading, ha="center", va="center", size=13, weight="bold")
+                place = ((x + panel / 2) / width, 1 - (top - 0.1) / height)
+                figure.text(*place, heading, ha="center", va="center", size=_fit(heading, panel, 13), weight="bold")
     add_legend(figure, class_names, scenes, columns, y=0.12 / height)
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG of 256 colours, a fifth of the size that textured photographs would take else."""
+def _fit(text: str, inches: float, largest: float) -> float:
+    """Size in points at which the longest line of a bold text takes no more than so many inches."""
+    return min(largest, inches * 72 / (0.66 * max(map(len, text.splitlines()))))
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith('x') else 's'}"
+
+
+def save(figure: Figure, path: Path, *, colors: int | None = None) -> None:
+    """Writes a PNG.
+
+    Args:
+        colors: reduce it to so many. 256 divide the size by three, and spare the lines while images are few.
+    """
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-    pixels.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+    if colors:
+        pixels = pixels.quantize(colors, dither=Image.Dither.NONE)
+    pixels.save(path, optimize=True)
 
 
 def describe(count: Tally) -> str:
-    """The caption of a panel: "23 boxes: 9 of 9 found, 12 duplicates, 2 wrong"."""
-    boxes = "1 box" if count.detections == 1 else f"{count.detections} boxes"
-    text = f"{boxes}: {count.found} of {count.objects} found"
-    text += f", {count.duplicates} duplicate{'s' if count.duplicates != 1 else ''}"
-    return text + (f", {count.wrong} wrong" if count.wrong else "")
+    """The caption of a panel: "23 boxes · 9/9 found · 12 duplicates · 2 wrong"."""
+    words = [_plural(count.detections, "box"), f"{count.found}/{count.objects} found"]
+    words += [_plural(count.duplicates, "duplicate")] + ([f"{count.wrong} wrong"] if count.wrong else [])
+    return " · ".join(words)
 
 
 def show_image(axes: Axes, image: np.ndarray) -> None:
@@ -178,9 +193,7 @@ def add_legend(
     figure.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, above), ncol=MAX_LEGEND // 2, **options)
 
 
-def score_map_figure(
-    scene: Scene, rows: Sequence[tuple[str, Sequence[ScoreMap]]], threshold: float, *, panel: float = 2.3
-) -> Figure:
+def score_map_figure(scene: Scene, rows: Sequence[tuple[str, Sequence[ScoreMap]]], threshold: float) -> Figure:
     """Which points fire: one row a model output, one column a level, as Figure 4 of the DeFCN paper.
 
     Args:
@@ -188,8 +201,8 @@ def score_map_figure(
         threshold: a point fires if its score is above.
     """
     scale = scene.image.shape[0] / scene.image.shape[1]
-    num_columns = 1 + max(len(maps) for _, maps in rows)
-    left, right, top, bottom, gap_x, gap_y = 0.5, 0.75, 0.95, 0.62, 0.1, 0.36
+    panel, num_columns = SCORE_PANEL, 1 + max(len(maps) for _, maps in rows)
+    left, right, top, bottom, gap_x, gap_y = 0.6, 0.75, 0.8, 0.62, 0.1, 0.36
     width = left + right + num_columns * (panel + gap_x)
     height = top + bottom + len(rows) * (panel * scale + gap_y)
     figure = Figure(figsize=(width, height))
@@ -200,12 +213,12 @@ def score_map_figure(
             axes = figure.add_axes((x / width, y / height, panel / width, panel * scale / height))
             if column == 0:
                 _draw_firing(axes, scene, maps, threshold)
-                axes.set_ylabel(label, fontsize=11, weight="bold", labelpad=6)
+                axes.set_ylabel(label, fontsize=_fit(label, panel * scale, 11), weight="bold", labelpad=6)
             else:
                 _draw_score_map(axes, scene, maps[column - 1], threshold)
             if row == 0:
                 heading = "Image" if column == 0 else maps[column - 1].level
-                figure.text((x + panel / 2) / width, 1 - 0.8 / height, heading, ha="center", size=12, weight="bold")
+                figure.text((x + panel / 2) / width, 1 - 0.85 / height, heading, ha="center", size=12, weight="bold")
     _add_score_bar(figure, width, height, right, top, bottom)
     name = f"{scene.name}: which points fire" if scene.name else "Which points fire"
     figure.text(left / width, 1 - 0.35 / height, name, ha="left", va="center", size=13)
@@ -230,7 +243,7 @@ def _draw_firing(axes: Axes, scene: Scene, maps: Sequence[ScoreMap], threshold: 
         total += len(x)
         axes.plot(x, y, "o", markersize=4.5, color="white", markeredgecolor="black", markeredgewidth=1.0, zorder=5)
     points = "1 point fires" if total == 1 else f"{total} points fire"
-    axes.set_title(f"{len(scene.objects)} objects, {points}", fontsize=9, pad=3)
+    axes.set_title(f"{_plural(len(scene.objects), 'object')}, {points}", fontsize=9, pad=3)
 
 
 def _draw_score_map(axes: Axes, scene: Scene, level: ScoreMap, threshold: float) -> None:
@@ -239,9 +252,10 @@ def _draw_score_map(axes: Axes, scene: Scene, level: ScoreMap, threshold: float)
     options = {"cmap": SCORE_COLORS, "vmin": 0.0, "vmax": 1.0, "interpolation": "nearest"}
     axes.imshow(level.scores.numpy(), extent=(0, w * cell_w, h * cell_h, 0), **options)
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
-    draw_objects(axes, scene.objects, linewidth=0.7, color="#bbbbbb", alpha=0.5)
+    for x1, y1, x2, y2 in scene.objects.gt_boxes.tensor.tolist():
+        axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor="#999999", linewidth=0.6))
     x, y = _firing(level, threshold)
-    size = min(12.0, max(3.5, 0.75 * cell_w / width * 72 * 2.3))
+    size = min(12.0, max(3.5, 0.75 * cell_w / width * 72 * SCORE_PANEL))
     axes.plot(x, y, "o", markersize=size, markerfacecolor="none", markeredgecolor="white", markeredgewidth=1.2)
     axes.set_title(f"{len(x)} of {h * w} fire" if len(x) else f"none of {h * w}", fontsize=9, pad=3)
 

@@ -101,7 +101,7 @@ def observe(detector: Detector, record: dict[str, Any]) -> Observation:
     ratio = (inputs["height"] / height, inputs["width"] / width)
     outputs = [(detector.label, predictions)]
     if predictions.filter is not None:
-        outputs.insert(0, (f"{detector.label}, no filter", predictions.without_filter()))
+        outputs.insert(0, (f"{detector.label}\nwithout filter", predictions.without_filter()))
     maps = [(label, score_maps(model, points, output, ratio)) for label, output in outputs]
     return Observation({kind: found[kind].to("cpu") for kind in KINDS}, maps)
 

@@ -64,9 +64,9 @@ def test_contact_sheet_tells_the_counts(scene, found):
     figure = contact_sheet([scene, scene], columns, NAMES)
     assert len(figure.axes) == 6  # two images, three columns
     assert {"Ground truth", "A without NMS", "A with NMS", "2 objects"} <= set(texts(figure))
-    assert "3 boxes: 1 of 2 found, 1 duplicate, 1 wrong" in texts(figure)
-    assert "1 box: 1 of 2 found, 0 duplicates" in texts(figure)
-    assert "0 boxes: 0 of 2 found, 0 duplicates" in texts(figure)
+    assert "3 boxes · 1/2 found · 1 duplicate · 1 wrong" in texts(figure)
+    assert "1 box · 1/2 found · 0 duplicates" in texts(figure)
+    assert "0 boxes · 0/2 found · 0 duplicates" in texts(figure)
     legend = [t.get_text() for box in figure.legends for t in box.get_texts()]
     assert legend[-2:] == NAMES and len(legend) == 5
 
@@ -97,6 +97,6 @@ def test_score_maps_mark_the_points_that_fire(scene):
 
 
 def test_small_images_are_enlarged(scene, found, tmp_path):
-    save(contact_sheet([scene], [("A", [found])], NAMES), tmp_path / "sheet.png")
+    save(contact_sheet([scene], [("A", [found])], NAMES), tmp_path / "sheet.png", colors=256)
     with Image.open(tmp_path / "sheet.png") as picture:
         assert picture.width > 10 * 60 and picture.mode == "P"

@@ -66,7 +66,7 @@ def test_score_maps_are_the_scores_behind_the_detections(quick, weights, tmp_pat
     detector = visualize.load_detector(DEFCN, weights[DEFCN], changes, output=str(tmp_path))
     seen = visualize.observe(detector, DatasetCatalog.get("quick_val")[0])
     (first, raw), (second, filtered) = seen.maps
-    assert (first, second) == ("poto_3dmf_aux, no filter", "poto_3dmf_aux")
+    assert (first, second) == ("poto_3dmf_aux\nwithout filter", "poto_3dmf_aux")
     assert [level.level for level in filtered][:2] == ["P3 (stride 8)", "P4 (stride 16)"] and len(filtered) == 5
     for without, with_filter in zip(raw, filtered):
         assert (with_filter.scores < without.scores).all()
