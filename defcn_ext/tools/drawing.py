@@ -124,7 +124,7 @@ def save(figure: Figure, path: Path, *, colors: int | None = None) -> None:
     pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
     if colors:
         pixels = pixels.quantize(colors, dither=Image.Dither.NONE)
-    pixels.save(path, optimize=True)
+    pixels.save(path, optimize=colors is not None)  # costs ten seconds for a large sheet of 16 million colours
 
 
 def describe(count: Tally) -> str:

@@ -33,6 +33,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 
 SCORE_MAP_IMAGES = 3
+MAX_IMAGES = 64  # of one sheet
 CROWDED_IOU = 0.2
 KINDS = {"without_nms": "without NMS", "with_nms": "with NMS"}
 
@@ -232,8 +233,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if len(args.compare_config) != len(args.compare_weights):
         parser.error("give one --compare-weights for each --compare-config")
-    if args.images < 1 or not 0 <= args.score < 1:
-        parser.error("--images must be at least 1, --score in [0, 1)")
+    if not 1 <= args.images <= MAX_IMAGES or not 0 <= args.score < 1:
+        parser.error(f"--images must be in [1, {MAX_IMAGES}], --score in [0, 1)")
     return args
 
 

@@ -165,7 +165,15 @@ def test_weights_may_come_from_the_options(quick, weights, tmp_path):
         visualize.load_detector(FCOS, "", [*opts, "MODEL.WEIGHT", "x"], output=str(tmp_path))
 
 
-def test_every_comparison_needs_weights(capsys):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--compare-config", DEFCN], "one --compare-weights for each"),
+        (["--images", "0"], r"--images must be in [1, 64]"),
+        (["--score", "1"], r"--score in [0, 1)"),
+    ],
+)
+def test_wrong_arguments(capsys, arguments, message):
     with pytest.raises(SystemExit):
-        visualize.main(["--config-file", FCOS, "--compare-config", DEFCN])
-    assert "one --compare-weights for each" in capsys.readouterr().err
+        visualize.main(["--config-file", FCOS, *arguments])
+    assert message in capsys.readouterr().err
