@@ -19,6 +19,7 @@ from detectron2.structures import (
     Instances,
     Keypoints,
     PolygonMasks,
+    RotatedBoxes,
     polygons_to_bitmask,
 )
 from detectron2.utils.file_io import PathManager
@@ -30,6 +31,7 @@ __all__ = [
     "transform_proposals",
     "transform_instance_annotations",
     "annotations_to_instances",
+    "annotations_to_instances_rotated",
     "build_augmentation",
     "build_transform_gen",
     "create_keypoint_hflip_indices",
@@ -224,6 +226,15 @@ def annotations_to_instances(annos: list[dict], image_size: tuple[int, int], mas
         target.gt_masks = _masks([anno["segmentation"] for anno in annos], image_size, mask_format)
     if annos and "keypoints" in annos[0]:
         target.gt_keypoints = Keypoints([anno["keypoints"] for anno in annos])
+    return target
+
+
+def annotations_to_instances_rotated(annos: list[dict], image_size: tuple[int, int]) -> Instances:
+    """As `annotations_to_instances`, of boxes in XYWHA_ABS: clipped gt_boxes (RotatedBoxes) and gt_classes only."""
+    target = Instances(image_size)
+    target.gt_boxes = RotatedBoxes(np.array([anno["bbox"] for anno in annos], dtype=np.float32))
+    target.gt_boxes.clip(image_size)
+    target.gt_classes = torch.tensor([int(anno["category_id"]) for anno in annos], dtype=torch.int64)
     return target
 
 

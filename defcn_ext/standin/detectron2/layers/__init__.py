@@ -4,7 +4,7 @@ from .blocks import CNNBlockBase, DepthwiseSeparableConv2d
 from .deform_conv import DeformConv, ModulatedDeformConv
 from .losses import ciou_loss, diou_loss
 from .mask_ops import paste_masks_in_image
-from .nms import batched_nms, nms
+from .nms import batched_nms, batched_nms_rotated, nms, nms_rotated
 from .roi_align import ROIAlign, roi_align
 from .shape_spec import ShapeSpec
 from .wrappers import (
@@ -24,6 +24,7 @@ from .wrappers import (
 __all__ = [
     "ASPP",
     "batched_nms",
+    "batched_nms_rotated",
     "BatchNorm2d",
     "cat",
     "ciou_loss",
@@ -45,6 +46,7 @@ __all__ = [
     "move_device_like",
     "NaiveSyncBatchNorm",
     "nms",
+    "nms_rotated",
     "nonzero_tuple",
     "paste_masks_in_image",
     "roi_align",

@@ -8,7 +8,7 @@ from torch import nn
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.structures import Boxes
+from detectron2.structures import Boxes, RotatedBoxes
 from detectron2.utils.registry import Registry
 
 ANCHOR_GENERATOR_REGISTRY = Registry("ANCHOR_GENERATOR")
@@ -98,14 +98,86 @@ class DefaultAnchorGenerator(nn.Module):
         ]
 
     def _grid_anchors(self, size: tuple[int, int], stride: int, cell: torch.Tensor) -> torch.Tensor:
-        y, x = ((torch.arange(n, device=cell.device, dtype=cell.dtype) + self.offset) * stride for n in size)
-        y, x = torch.meshgrid(y, x, indexing="ij")
+        x, y = _cell_positions(size, stride, self.offset, cell)
         return (torch.stack([x, y, x, y], dim=-1)[:, :, None] + cell).reshape(-1, self.box_dim)
+
+
+@ANCHOR_GENERATOR_REGISTRY.register()
+class RotatedAnchorGenerator(nn.Module):
+    """The same rotated boxes around every cell of a feature map: for each size, each aspect ratio, each angle.
+
+    Args:
+        sizes, aspect_ratios, strides, offset: as for `DefaultAnchorGenerator`.
+        angles: degrees counterclockwise, given like `sizes`.
+    """
+
+    box_dim: int = 5
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        sizes: Sequence[Sequence[float]] | Sequence[float],
+        aspect_ratios: Sequence[Sequence[float]] | Sequence[float],
+        strides: Sequence[int],
+        angles: Sequence[Sequence[float]] | Sequence[float],
+        offset: float = 0.5,
+    ) -> None:
+        super().__init__()
+        assert 0.0 <= offset < 1.0, f"offset must be in [0, 1), got {offset}"
+        self.strides = list(strides)
+        self.offset = offset
+        lists = {"sizes": sizes, "ratios": aspect_ratios, "angles": angles}
+        per_level = zip(*(_per_level(values, len(strides), what) for what, values in lists.items()))
+        self.cell_anchors = BufferList([self.generate_cell_anchors(*level).float() for level in per_level])
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: list[ShapeSpec]) -> dict:
+        return {
+            **DefaultAnchorGenerator.from_config(cfg, input_shape),
+            "angles": cfg.MODEL.ANCHOR_GENERATOR.ANGLES,
+        }
+
+    @property
+    def num_anchors(self) -> list[int]:
+        """Anchors a cell, per level."""
+        return [len(cell) for cell in self.cell_anchors]
+
+    @property
+    def num_cell_anchors(self) -> list[int]:
+        """The same as `num_anchors`."""
+        return self.num_anchors
+
+    def generate_cell_anchors(
+        self,
+        sizes: Sequence[float] = (32, 64, 128, 256, 512),
+        aspect_ratios: Sequence[float] = (0.5, 1, 2),
+        angles: Sequence[float] = (-90, -60, -30, 0, 30, 60, 90),
+    ) -> torch.Tensor:
+        """(len(sizes) * len(aspect_ratios) * len(angles), 5) boxes around the origin."""
+        upright = [(math.sqrt(size**2 / ratio), ratio) for size in sizes for ratio in aspect_ratios]
+        return torch.tensor([[0, 0, width, width * ratio, angle] for width, ratio in upright for angle in angles])
+
+    def forward(self, features: list[torch.Tensor]) -> list[RotatedBoxes]:
+        """The anchors of each feature map (N, C, H, W), ordered like those of `DefaultAnchorGenerator`."""
+        anchors = []
+        for feature, stride, cell in zip(features, self.strides, self.cell_anchors):
+            x, y = _cell_positions(feature.shape[-2:], stride, self.offset, cell)
+            zero = torch.zeros_like(x)
+            shifts = torch.stack([x, y, zero, zero, zero], dim=-1)
+            anchors.append(RotatedBoxes((shifts[:, :, None] + cell).reshape(-1, self.box_dim)))
+        return anchors
 
 
 def build_anchor_generator(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Module:
     """The registered generator named by `MODEL.ANCHOR_GENERATOR.NAME`."""
     return ANCHOR_GENERATOR_REGISTRY.get(cfg.MODEL.ANCHOR_GENERATOR.NAME)(cfg, input_shape)
+
+
+def _cell_positions(size: tuple[int, int], stride: int, offset: float, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """x and y, each (H, W) in pixels, of the anchors' centres on a feature map of `size` (H, W)."""
+    y, x = ((torch.arange(n, device=like.device, dtype=like.dtype) + offset) * stride for n in size)
+    return torch.meshgrid(x, y, indexing="xy")
 
 
 def _per_level(values: Sequence, num_levels: int, what: str) -> Sequence[Sequence[float]]:

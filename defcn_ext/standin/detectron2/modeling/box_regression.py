@@ -8,7 +8,7 @@ from fvcore.nn import giou_loss, smooth_l1_loss
 from detectron2.layers import cat, ciou_loss, diou_loss
 from detectron2.structures import Boxes
 
-__all__ = ["Box2BoxTransform", "Box2BoxTransformLinear"]
+__all__ = ["Box2BoxTransform", "Box2BoxTransformLinear", "Box2BoxTransformRotated"]
 
 # exp() of a size delta is limited, so that an untrained regressor cannot overflow: a 16-pixel anchor grows to 1000.
 DEFAULT_SCALE_CLAMP = math.log(1000.0 / 16)
@@ -50,6 +50,40 @@ class Box2BoxTransform:
         return torch.cat([center - half, center + half], dim=-1).flatten(1)
 
 
+class Box2BoxTransformRotated:
+    """R-CNN's code for rotated boxes (R, 5): that of `Box2BoxTransform`, and the turn in radians.
+
+    Args:
+        weights: factors on (dx, dy, dw, dh, da).
+        scale_clamp: largest log ratio of sizes when decoding.
+    """
+
+    def __init__(
+        self, weights: tuple[float, float, float, float, float], scale_clamp: float = DEFAULT_SCALE_CLAMP
+    ) -> None:
+        self.weights = weights
+        self.scale_clamp = scale_clamp
+
+    def get_deltas(self, src_boxes: torch.Tensor, target_boxes: torch.Tensor) -> torch.Tensor:
+        """(R, 5) deltas that turn `src_boxes` (R, 5) into `target_boxes` (R, 5), by less than half a turn."""
+        src_center, src_size, src_angle = src_boxes.split([2, 2, 1], dim=-1)
+        target_center, target_size, target_angle = target_boxes.split([2, 2, 1], dim=-1)
+        assert (src_size > 0).all(), "source boxes of Box2BoxTransformRotated must have an area"
+        shift = (target_center - src_center) / src_size
+        turn = _half_turns(target_angle - src_angle).deg2rad()
+        deltas = torch.cat([shift, torch.log(target_size / src_size), turn], dim=-1)
+        return deltas * deltas.new_tensor(self.weights)
+
+    def apply_deltas(self, deltas: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        """Boxes (R, 5k) from deltas (R, 5k), k >= 1 for each of `boxes` (R, 5); angles in [-180, 180)."""
+        deltas = deltas.unflatten(1, (-1, 5))
+        shift, log_ratio, turn = (deltas / deltas.new_tensor(self.weights)).split([2, 2, 1], dim=-1)
+        center, size, angle = boxes.to(deltas.dtype)[:, None].split([2, 2, 1], dim=-1)
+        size_after = size * log_ratio.clamp(max=self.scale_clamp).exp()
+        angle_after = _half_turns(angle + turn.rad2deg())
+        return torch.cat([center + shift * size, size_after, angle_after], dim=-1).flatten(1)
+
+
 class Box2BoxTransformLinear:
     """FCOS's code: the distances from the source box's centre to the four sides (left, top, right, bottom).
 
@@ -74,6 +108,11 @@ class Box2BoxTransformLinear:
             distances = distances * size.repeat(1, 1, 2)
         left_top, right_bottom = distances.split(2, dim=-1)
         return torch.cat([center - left_top, center + right_bottom], dim=-1).flatten(1)
+
+
+def _half_turns(angle: torch.Tensor) -> torch.Tensor:
+    """The same angle in [-180, 180) degrees."""
+    return (angle + 180) % 360 - 180
 
 
 def _center_size(boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -56,11 +56,11 @@ def _convert(box: Tensor, from_mode: BoxMode, to_mode: BoxMode) -> Tensor:
         center = box[:, :2] + box[:, 2:] / 2
         return torch.cat([center, box[:, 2:], torch.zeros_like(box[:, :1])], dim=1).to(box.dtype)
     if modes == (BoxMode.XYWHA_ABS, BoxMode.XYXY_ABS):
-        return _enclose_rotated(box.double()).to(box.dtype)
+        return enclose_rotated(box.double()).to(box.dtype)
     raise NotImplementedError(f"BoxMode.convert: no conversion from {BoxMode(from_mode)!r} to {BoxMode(to_mode)!r}")
 
 
-def _enclose_rotated(box: Tensor) -> Tensor:
+def enclose_rotated(box: Tensor) -> Tensor:
     """(R, 5) x, y, w, h, angle -> (R, 4), the upright boxes around them."""
     angle = torch.deg2rad(box[:, 4:])
     cos, sin = angle.cos().abs(), angle.sin().abs()
@@ -78,18 +78,21 @@ class Boxes:
         tensor: (R, 4).
     """
 
+    _columns = 4
+
     def __init__(self, tensor: Tensor):
         if not isinstance(tensor, Tensor):
             tensor = torch.as_tensor(tensor, dtype=torch.float32, device=torch.device("cpu"))
         tensor = tensor.to(torch.float32)
         if tensor.numel() == 0:
             # A reshape, unlike a new tensor, keeps the graph and the device.
-            tensor = tensor.reshape((-1, 4))
-        assert tensor.dim() == 2 and tensor.size(-1) == 4, f"Boxes: expected (R, 4), got {tensor.size()}"
+            tensor = tensor.reshape((-1, self._columns))
+        fits = tensor.dim() == 2 and tensor.size(-1) == self._columns
+        assert fits, f"{type(self).__name__}: expected (R, {self._columns}), got {tensor.size()}"
         self.tensor = tensor
 
     def clone(self) -> "Boxes":
-        return Boxes(self.tensor.clone())
+        return type(self)(self.tensor.clone())
 
     def to(self, device: torch.device) -> "Boxes":
         return Boxes(self.tensor.to(device=device))
@@ -132,12 +135,12 @@ class Boxes:
         self.tensor[:, 1::2] *= scale_y
 
     def __getitem__(self, item: int | slice | Tensor) -> "Boxes":
-        """The chosen rows; slices share memory. An int gives `Boxes` of length 1."""
+        """The chosen rows; slices share memory. An int gives one box, not a tensor."""
         if isinstance(item, int):
-            return Boxes(self.tensor[item].view(1, -1))
+            return type(self)(self.tensor[item].view(1, -1))
         rows = self.tensor[item]
-        assert rows.dim() == 2, f"Boxes: index {item!r} does not select whole rows"
-        return Boxes(rows)
+        assert rows.dim() == 2, f"{type(self).__name__}: index {item!r} does not select whole rows"
+        return type(self)(rows)
 
     def __len__(self) -> int:
         return self.tensor.shape[0]
@@ -147,7 +150,7 @@ class Boxes:
         yield from self.tensor
 
     def __repr__(self) -> str:
-        return f"Boxes({self.tensor})"
+        return f"{type(self).__name__}({self.tensor})"
 
     @property
     def device(self) -> torch.device:
@@ -155,9 +158,10 @@ class Boxes:
 
     @classmethod
     def cat(cls, boxes_list: Sequence["Boxes"]) -> "Boxes":
-        """All boxes of a list or tuple of `Boxes` in one."""
-        assert isinstance(boxes_list, (list, tuple)), f"Boxes.cat: expected a list, got {type(boxes_list).__name__}"
-        assert all(isinstance(boxes, Boxes) for boxes in boxes_list), "Boxes.cat: not all elements are Boxes"
+        """All boxes of a list or tuple in one."""
+        name = cls.__name__
+        assert isinstance(boxes_list, (list, tuple)), f"{name}.cat: expected a list, got {type(boxes_list).__name__}"
+        assert all(isinstance(boxes, cls) for boxes in boxes_list), f"{name}.cat: not all elements are {name}"
         return cls(torch.cat([boxes.tensor for boxes in boxes_list]) if boxes_list else torch.empty(0))
 
 
