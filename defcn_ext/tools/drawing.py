@@ -22,12 +22,13 @@ from torch import Tensor
 from defcn_ext.tools.outcomes import Outcome, Tally, judge, tally
 from detectron2.structures import Instances
 
-# Dark enough for pale ground, and told apart with most kinds of colour vision (after Okabe and Ito 2008).
-CLASS_COLORS = ("#0072B2", "#D55E00", "#009E73", "#A8418F", "#E69F00", "#56B4E9", "#7F5539", "#333333")
+# Dark enough for pale ground, told apart with most kinds of colour vision (after Okabe and Ito 2008), and none is red.
+CLASS_COLORS = ("#0072B2", "#D98E00", "#009E73", "#A8418F", "#333333", "#56B4E9", "#7F5539", "#8A8A00")
+REPEAT_COLOR = "#E4002B"
 MAX_LEGEND = 12
 FINDS = {"linestyle": "-", "linewidth": 2.0}
-REPEATS = {"linestyle": (0, (2.2, 1.6)), "linewidth": 1.1}
-MISTAKES = {"linestyle": (0, (0.8, 1.4)), "linewidth": 1.5}
+REPEATS = {"linestyle": "-", "linewidth": 0.9, "color": REPEAT_COLOR}
+MISTAKES = {"linestyle": (0, (1.2, 1.4)), "linewidth": 1.4}
 STYLES = {Outcome.FOUND: FINDS, Outcome.DUPLICATE: REPEATS, Outcome.WRONG: MISTAKES}
 SCORE_COLORS = "magma"
 DPI = 110
@@ -149,13 +150,12 @@ def draw_objects(axes: Axes, objects: Instances, **style: Any) -> None:
 
 
 def draw_detections(axes: Axes, detections: Instances, objects: Instances) -> Tally:
-    """Draws every detection in the colour of its class and the line of its outcome; the best end up on top."""
+    """Draws every detection in the style of its outcome, duplicates on top of the boxes that they repeat."""
     outcomes = judge(detections, objects)
     boxes, labels = detections.pred_boxes.tensor.tolist(), detections.pred_classes.tolist()
-    for index in detections.scores.argsort().tolist():
-        outcome = Outcome(int(outcomes[index]))
-        above = {"zorder": 4 if outcome is Outcome.FOUND else 3}
-        draw_box(axes, boxes[index], color=class_color(labels[index]), **STYLES[outcome], **above)
+    for box, label, outcome in zip(boxes, labels, map(Outcome, outcomes.tolist())):
+        layer = 4 if outcome is Outcome.DUPLICATE else 3
+        draw_box(axes, box, **{"color": class_color(label), "zorder": layer, **STYLES[outcome]})
     return tally(outcomes, len(objects))
 
 
@@ -186,7 +186,7 @@ def add_legend(
     names = {i: class_names[i] if i < len(class_names) else f"class {i}" for i in sorted(seen)[:MAX_LEGEND]}
     handles: list[Any] = [Patch(color=class_color(i), label=name) for i, name in names.items()]
     meaning = ("found an object", "duplicate: its object is found already", "wrong: no such object there")
-    lines = [Line2D([], [], color="black", label=text, **style) for text, style in zip(meaning, STYLES.values())]
+    lines = [Line2D([], [], label=text, **{"color": "black", **style}) for text, style in zip(meaning, STYLES.values())]
     options = {"frameon": False, "fontsize": 9, "handlelength": 2.4, "columnspacing": 1.4}
     figure.legend(handles=lines, loc="lower center", bbox_to_anchor=(0.5, y), ncol=len(lines), **options)
     above = y + 0.22 / figure.get_figheight()

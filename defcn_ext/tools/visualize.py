@@ -31,6 +31,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
+from detectron2.structures.boxes import pairwise_intersection
 
 SCORE_MAP_IMAGES = 3
 MAX_IMAGES = 64  # of one sheet
@@ -146,20 +147,21 @@ def spread(records: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]
 def most_crowded(
     records: Sequence[dict[str, Any]], count: int, *, max_objects: int | None = None
 ) -> list[dict[str, Any]]:
-    """Records with the most pairs of objects of one class that overlap, the most crowded first.
+    """Records with the most visible overlap of objects of one class, the most crowded first.
 
     Args:
         max_objects: leave out images with more objects, which nobody could read, unless none other is left.
     """
-
-    def overlaps(record: dict[str, Any]) -> int:
-        objects = load_scene(record).objects
-        iou = pairwise_iou(objects.gt_boxes, objects.gt_boxes)
-        same = objects.gt_classes[:, None] == objects.gt_classes[None]
-        return int(((iou > CROWDED_IOU) & same).sum()) - len(objects)
-
     readable = [r for r in records if max_objects is None or len(r.get("annotations", [])) <= max_objects]
-    return sorted(readable or records, key=overlaps, reverse=True)[:count]
+    return sorted(readable or records, key=lambda r: crowding(load_scene(r)), reverse=True)[:count]
+
+
+def crowding(scene: Scene) -> float:
+    """Sides of the intersections of all pairs of one class that overlap, relative to the image, added up."""
+    boxes, classes = scene.objects.gt_boxes, scene.objects.gt_classes
+    pairs = (pairwise_iou(boxes, boxes) > CROWDED_IOU) & (classes[:, None] == classes[None])
+    area = scene.image.shape[0] * scene.image.shape[1]
+    return float((pairwise_intersection(boxes, boxes)[pairs.triu(1)] / area).sqrt().sum())
 
 
 def above(detections: Instances, score: float) -> Instances:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from defcn_ext.tools.drawing import (
     CLASS_COLORS,
-    FINDS,
+    REPEAT_COLOR,
     Scene,
     ScoreMap,
     contact_sheet,
@@ -38,18 +38,17 @@ def texts(figure):
     return [t.get_text() for t in figure.texts] + [axes.get_title() for axes in figure.axes]
 
 
-def test_boxes_have_the_colour_of_their_class_and_the_line_of_their_outcome(scene, found):
+def test_boxes_have_the_colour_of_their_class_and_duplicates_are_red(scene, found):
     axes = Figure().add_subplot()
     assert draw_detections(axes, found, scene.objects) == Tally(2, 1, 1, 1)
     by_box = {(p.get_x(), p.get_y(), p.get_width(), p.get_height()): p for p in axes.patches}
     first, repeat, wrong = by_box[0, 0, 10, 10], by_box[0, 0, 10, 9], by_box[45, 5, 10, 10]
+    colors = [to_hex(patch.get_edgecolor()).upper() for patch in (first, repeat, wrong)]
+    assert colors == [CLASS_COLORS[0], REPEAT_COLOR, CLASS_COLORS[1]]
     solid = ("-", "solid")
-    assert first.get_linestyle() in solid and first.get_linewidth() == FINDS["linewidth"]
-    assert repeat.get_linestyle() not in solid and wrong.get_linestyle() not in solid
-    assert repeat.get_linestyle() != wrong.get_linestyle()
-    assert to_hex(first.get_edgecolor()).upper() == to_hex(repeat.get_edgecolor()).upper() == CLASS_COLORS[0]
-    assert to_hex(wrong.get_edgecolor()).upper() == CLASS_COLORS[1]
-    assert first.get_zorder() > repeat.get_zorder()
+    assert first.get_linestyle() in solid and wrong.get_linestyle() not in solid
+    assert first.get_linewidth() > repeat.get_linewidth()
+    assert repeat.get_zorder() > first.get_zorder()
 
 
 def test_images_keep_their_place_and_become_paler(scene):

@@ -127,6 +127,8 @@ def test_crowded_means_pairs_of_one_class_that_overlap(tmp_path):
     near, far = [[0, 0, 10, 10], [2, 0, 12, 10]], [[0, 0, 10, 10], [30, 30, 40, 40]]
     records = [record("a.png", far, [0, 0]), record("b.png", near, [0, 1]), record("c.png", near, [1, 1])]
     assert visualize.most_crowded(records, 1) == records[2:]
+    crowding = [visualize.crowding(visualize.load_scene(r)) for r in records]
+    assert crowding == pytest.approx([0, 0, (8 * 10 / 50 / 50) ** 0.5])
 
 
 def test_other_architectures_show_their_one_kind_of_detections(quick):
