@@ -18,6 +18,7 @@ from detectron2.layers import (
     NaiveSyncBatchNorm,
     ROIAlign,
     ShapeSpec,
+    batched_nms,
     cat,
     cross_entropy,
     get_norm,
@@ -28,6 +29,7 @@ from detectron2.layers import (
     shapes_to_tensor,
 )
 from detectron2.layers.batch_norm import LayerNorm
+from detectron2.layers.mask_ops import pad_masks, paste_mask_in_image_old, scale_boxes
 from tests.conftest import FACTS
 
 ARRAYS = np.load(FACTS / "golden_layers.npz")
@@ -396,6 +398,53 @@ class TestRegions:
         soft = paste_masks_in_image(masks, boxes, (3, 3), threshold=-1)
         assert soft.dtype == torch.uint8
         assert soft[0, 0, 0] == 255 and soft[1, 1, 1].item() == int(0.6 * 255)
-        monkeypatch.setattr("detectron2.layers.mask_ops.PIXELS_PER_CHUNK", 1)
+        monkeypatch.setattr("detectron2.layers.mask_ops._masks_per_chunk", lambda height, width: 1)
         assert torch.equal(paste_masks_in_image(masks, boxes, (3, 3)), whole)
         assert paste_masks_in_image(masks[:0], boxes[:0], (3, 4)).shape == (0, 3, 4)
+
+    def test_padding_masks_and_scaling_boxes_fit_together(self):
+        masks = torch.rand(2, 4, 4)
+        padded, scale = pad_masks(masks, 1)
+        assert padded.shape == (2, 6, 6) and scale == 1.5
+        assert torch.equal(padded[:, 1:-1, 1:-1], masks)
+        assert padded.sum().item() == pytest.approx(masks.sum().item())
+        boxes = torch.tensor([[0.0, 0.0, 4.0, 8.0], [10.0, 10.0, 10.0, 20.0]])
+        expected = torch.tensor([[-1.0, -2.0, 5.0, 10.0], [10.0, 7.5, 10.0, 22.5]])
+        torch.testing.assert_close(scale_boxes(boxes, scale), expected)
+        # The border of zeros around a larger box changes nothing.
+        masks, boxes = torch.ones(1, 4, 4), torch.tensor([[3.0, 2.0, 7.0, 8.0]])
+        padded, scale = pad_masks(masks, 1)
+        again = paste_masks_in_image(padded, scale_boxes(boxes, scale), (10, 12))
+        assert torch.equal(again, paste_masks_in_image(masks, boxes, (10, 12))) and again.sum() == 24
+
+    @pytest.mark.parametrize(
+        "box, expected",
+        [
+            ([1.9, 0.2, 2.5, 1.9], [[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]),
+            ([-1.0, 1.0, 0.0, 9.0], [[0, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0]]),
+            ([2.0, 2.0, 2.0, 2.0], [[0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0]]),
+            ([4.0, 0.0, 6.0, 2.0], [[0, 0, 0, 0]] * 3),
+            ([1.0, 5.0, 6.0, 9.0], [[0, 0, 0, 0]] * 3),
+            ([6.0, 0.0, 9.0, 2.0], [[0, 0, 0, 0]] * 3),
+            ([-6.0, -6.0, -4.0, -4.0], [[0, 0, 0, 0]] * 3),
+        ],
+    )
+    def test_old_way_of_pasting_fills_whole_pixels(self, box, expected):
+        pasted = paste_mask_in_image_old(torch.ones(2, 2), torch.tensor(box), 3, 4, 0.5)
+        assert pasted.dtype == torch.uint8 and pasted.tolist() == expected
+
+    def test_old_way_of_pasting_interpolates(self):
+        mask = torch.tensor([[0.2, 0.8], [0.2, 0.8]])
+        soft = paste_mask_in_image_old(mask, torch.tensor([0.0, 0.0, 3.0, 1.0]), 2, 4, -1)
+        assert soft[0].tolist() == [int(255 * x) for x in (0.2, 0.35, 0.65, 0.8)]
+        assert paste_mask_in_image_old(mask, torch.tensor([0.0, 0.0, 3.0, 1.0]), 2, 4, 0.5)[0].tolist() == [0, 0, 1, 1]
+
+    @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+    def test_scripted_functions_are_the_eager_ones(self):
+        masks, boxes, scores = torch.rand(5, 7, 7), torch.rand(5, 4) * 20, torch.rand(5)
+        boxes[:, 2:] += boxes[:, :2] + 1
+        scripted = torch.jit.script(paste_masks_in_image)(masks, boxes, (30, 40))
+        assert torch.equal(scripted, paste_masks_in_image(masks, boxes, (30, 40)))
+        classes = torch.tensor([0, 0, 1, 1, 0])
+        scripted = torch.jit.script(batched_nms)(boxes, scores, classes, 0.1)
+        assert torch.equal(scripted, batched_nms(boxes, scores, classes, 0.1))

@@ -1,8 +1,20 @@
+import unittest
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances
-from detectron2.utils.testing import assert_instances_allclose, min_torch_version, random_boxes, reload_script_model
+from detectron2.utils.testing import (
+    assert_instances_allclose,
+    get_sample_coco_image,
+    min_torch_version,
+    random_boxes,
+    reload_script_model,
+    skipIfOnCPUCI,
+)
 
 
 def instances(**changes):
@@ -54,3 +66,29 @@ def test_script_model_survives_a_file():
 
 def test_torch_version():
     assert min_torch_version("1.8") and not min_torch_version("99.0")
+
+
+def test_sample_image(tmp_path, monkeypatch):
+    path = str(tmp_path / "a.png")
+    records = {"coco_2017_val_100": [{"file_name": path}]}
+    monkeypatch.setattr(DatasetCatalog, "get", records.__getitem__)
+    with pytest.raises(unittest.SkipTest, match="COCO"):
+        get_sample_coco_image()
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    Image.fromarray(pixels).save(path)
+    image = get_sample_coco_image()
+    assert image.dtype == torch.uint8 and image.shape == (3, 2, 4)
+    assert image[:, 1, 0].tolist() == [14, 13, 12]
+    assert np.array_equal(get_sample_coco_image(tensor=False), pixels[:, :, ::-1])
+
+
+@pytest.mark.parametrize("ci, gpu, runs", [("", False, True), ("1", True, True), ("1", False, False)])
+def test_slow_tests_are_skipped_only_in_a_continuous_integration_without_gpu(monkeypatch, ci, gpu, runs):
+    monkeypatch.setenv("CI", ci)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    test = skipIfOnCPUCI(lambda: "ran")
+    if runs:
+        assert test() == "ran"
+    else:
+        with pytest.raises(unittest.SkipTest):
+            test()

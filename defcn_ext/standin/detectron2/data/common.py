@@ -93,7 +93,7 @@ def _dump_function(func: Callable) -> bytes:
     return cloudpickle.dumps(func)
 
 
-class _PackedList:
+class _TorchSerializedList:
     """A list as one tensor of pickled bytes, so that forked workers do not copy it page by page.
 
     Each access unpickles a fresh copy. Raises ValueError for an empty list.
@@ -116,7 +116,7 @@ class _PackedList:
         return pickle.loads(memoryview(self._bytes[start : self._ends[idx].item()].numpy()))
 
 
-_default_serialize: Callable[[list], Any] = _PackedList
+_default_serialize: Callable[[list], Any] = _TorchSerializedList
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
+"""Masks of objects, as squares over boxes and as bitmaps of the whole image."""
+
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-
-# Bounds the sampling grid of one chunk, which has as many float pairs as the pasted masks have pixels.
-PIXELS_PER_CHUNK = 2**26
 
 
 def paste_masks_in_image(
@@ -20,17 +21,25 @@ def paste_masks_in_image(
     Returns:
         (R, height, width), bool; with a negative threshold uint8, 0 to 255.
     """
-    assert masks.shape[-1] == masks.shape[-2], f"paste_masks_in_image: masks must be square, got {tuple(masks.shape)}"
-    boxes = getattr(boxes, "tensor", boxes)
+    assert masks.shape[-1] == masks.shape[-2], f"paste_masks_in_image: masks must be square, got {masks.shape}"
+    if not isinstance(boxes, Tensor):
+        boxes = boxes.tensor
     assert len(boxes) == len(masks), f"paste_masks_in_image: {len(masks)} masks but {len(boxes)} boxes"
     height, width = image_shape
-    pasted = masks.new_zeros((len(masks), height, width), dtype=torch.bool if threshold >= 0 else torch.uint8)
-    chunk = max(1, PIXELS_PER_CHUNK // max(1, height * width))
+    pasted = torch.zeros(
+        len(masks), height, width, dtype=torch.bool if threshold >= 0 else torch.uint8, device=masks.device
+    )
+    chunk = _masks_per_chunk(height, width)
     for start in range(0, len(masks), chunk):
-        part = slice(start, start + chunk)
-        values = _paste(masks[part], boxes[part], height, width)
-        pasted[part] = values >= threshold if threshold >= 0 else (values * 255).to(torch.uint8)
+        end = start + chunk
+        values = _paste(masks[start:end], boxes[start:end], height, width)
+        pasted[start:end] = values >= threshold if threshold >= 0 else (values * 255).to(torch.uint8)
     return pasted
+
+
+def _masks_per_chunk(height: int, width: int) -> int:
+    """Bounds the sampling grid of one chunk, which has as many float pairs as the pasted masks have pixels."""
+    return max(1, (1 << 26) // max(1, height * width))
 
 
 def _paste(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
@@ -45,3 +54,38 @@ def _paste(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
     grid = torch.stack([xs[:, None, :].expand(-1, height, -1), ys[:, :, None].expand(-1, -1, width)], dim=-1)
     grid = grid.nan_to_num(nan=-2.0, posinf=2.0, neginf=-2.0)
     return F.grid_sample(masks[:, None], grid, align_corners=False)[:, 0]
+
+
+def pad_masks(masks: Tensor, padding: int) -> tuple[Tensor, float]:
+    """(R, M, M) -> (R, M + 2 * padding, M + 2 * padding) with zeros around, and how many times longer the sides are."""
+    padded = F.pad(masks, (padding,) * 4)
+    return padded, padded.shape[-1] / masks.shape[-1]
+
+
+def scale_boxes(boxes: Tensor, scale: float) -> Tensor:
+    """(R, 4) x1, y1, x2, y2 -> (R, 4), `scale` times longer sides around the same centres."""
+    center, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+    return torch.cat([center - half * scale, center + half * scale], dim=1)
+
+
+def paste_mask_in_image_old(mask: Tensor, box: Tensor, img_h: int, img_w: int, threshold: float) -> Tensor:
+    """As `paste_masks_in_image`, in the coarse way of older models: the box is rounded to whole pixels.
+
+    Args:
+        mask: (M, M), probabilities.
+        box: (4,) x1, y1, x2, y2; truncated to integers, of which the last belong to the box.
+        threshold: pixels above it are set; if negative, the result keeps the probabilities.
+
+    Returns:
+        (img_h, img_w) uint8: 0 and 1; with a negative threshold 0 to 255.
+    """
+    x1, y1, x2, y2 = box.int().tolist()
+    size = (max(x2 - x1 + 1, 1), max(y2 - y1 + 1, 1))
+    values = np.asarray(Image.fromarray(mask.cpu().float().numpy()).resize(size, Image.Resampling.BILINEAR))
+    values = values > threshold if threshold >= 0 else values * 255
+    left, top = max(x1, 0), max(y1, 0)
+    rows, columns = slice(top - y1, max(img_h - y1, 0)), slice(left - x1, max(img_w - x1, 0))
+    inside = torch.from_numpy(values.astype(np.uint8))[rows, columns]
+    pasted = torch.zeros(img_h, img_w, dtype=torch.uint8)
+    pasted[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
+    return pasted

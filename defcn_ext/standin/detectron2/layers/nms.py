@@ -20,7 +20,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     Returns:
         Indices of the kept boxes, best first.
     """
-    assert boxes.shape[-1] == 4, f"batched_nms: boxes must be (R, 4), got {tuple(boxes.shape)}"
+    assert boxes.shape[-1] == 4, f"batched_nms: boxes must be (R, 4), got {boxes.shape}"
     # In half precision the per-class offsets that torchvision adds would swallow the coordinates.
     return box_ops.batched_nms(boxes.float(), scores, idxs, iou_threshold)
 

@@ -1,10 +1,15 @@
-"""Helpers for tests of models: random boxes, models without weights, comparison of instances."""
+"""Helpers for tests of models: random boxes, a real image, models without weights, comparison of instances."""
 
 import io
+import os
+import unittest
 
+import numpy as np
 import torch
 
 from detectron2 import model_zoo
+from detectron2.data import DatasetCatalog
+from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.env import TORCH_VERSION
@@ -16,6 +21,25 @@ def get_model_no_weights(config_path) -> torch.nn.Module:
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     return build_model(cfg)
+
+
+def get_sample_coco_image(tensor: bool = True) -> torch.Tensor | np.ndarray:
+    """The first image of coco_2017_val_100: (3, H, W) uint8 in BGR, or (H, W, 3) as an array.
+
+    Raises:
+        unittest.SkipTest: the data set is not there.
+    """
+    try:
+        image = read_image(DatasetCatalog.get("coco_2017_val_100")[0]["file_name"], format="BGR").copy()
+    except FileNotFoundError as error:
+        raise unittest.SkipTest(f"needs a part of COCO: {error}") from error
+    return torch.from_numpy(image).permute(2, 0, 1).contiguous() if tensor else image
+
+
+def skipIfOnCPUCI(test_item):
+    """Decorates tests that are too slow for a continuous integration ($CI is set) without a GPU."""
+    slow = bool(os.environ.get("CI")) and not torch.cuda.is_available()
+    return unittest.skipIf(slow, "too slow on the CPU of a continuous integration")(test_item)
 
 
 def random_boxes(num_boxes, max_coord=100, device="cpu") -> torch.Tensor:
