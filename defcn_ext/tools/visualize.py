@@ -150,10 +150,14 @@ def most_crowded(
     """Records with the most visible overlap of objects of one class, the most crowded first.
 
     Args:
-        max_objects: leave out images with more objects, which nobody could read, unless none other is left.
+        max_objects: images with more objects, which are hard to read, come after all others.
     """
-    readable = [r for r in records if max_objects is None or len(r.get("annotations", [])) <= max_objects]
-    return sorted(readable or records, key=lambda r: crowding(load_scene(r)), reverse=True)[:count]
+
+    def rank(record: dict[str, Any]) -> tuple[bool, float]:
+        readable = max_objects is None or len(record.get("annotations", [])) <= max_objects
+        return readable, crowding(load_scene(record))
+
+    return sorted(records, key=rank, reverse=True)[:count]
 
 
 def crowding(scene: Scene) -> float:
