@@ -4,7 +4,7 @@
     python datasets/prepare_quick.py --output datasets/quick --train 400 --val 100 --seed 0 --size 160
 
 Four classes told apart by shape alone, on textured backgrounds with distractors. Objects come in groups of one class
-that overlap by a box IoU of about 0.2 to 0.7, so that NMS removes some true objects, and a detector that fires twice
+that overlap by a box IoU of about 0.15 to 0.7, so that NMS removes some true objects, and a detector that fires twice
 on an object is punished at once.
 
 Layout: `images/*.png`, `train.json`, `val.json` (COCO format) and `meta.json` (parameters and a digest of json and
@@ -25,7 +25,7 @@ from pathlib import Path
 from PIL import Image
 from quick_scene import CLASSES, draw
 
-VERSION = 1  # raise it when any pixel or box changes, so that old copies are written anew
+VERSION = 2  # raise it when any pixel or box changes, so that old copies are written anew
 
 
 def write_split(folder: Path, name: str, split: int, count: int, seed: int, size: int, digest) -> None:

@@ -11,12 +11,12 @@ import numpy as np
 
 CLASSES = ("disc", "ring", "square", "triangle")
 REFERENCE_SIZE = 160  # lengths below are pixels where the image size is this, and scale with it
-DIAMETERS = (12.0, 100.0)
+DIAMETERS = (14.0, 60.0)
 GROUP_DIAMETER = 18.0  # smallest first member of a group
-GROUP_IOU = (0.2, 0.72)
-SMALL_IOU = 0.5  # the most for members below SMALL_SIDE, where a pixel matters
+GROUP_IOU = (0.15, 0.68)
+SMALL_IOU = 0.4  # the most for members below SMALL_SIDE, where a pixel matters
 SMALL_SIDE = 28.0
-MIN_VISIBLE = 0.3
+MIN_VISIBLE = 0.5
 MIN_SIDE = 6
 EMPTY_EVERY = 40  # one image in so many has no objects
 SHAPES_HW = ((1.0, 1.0), (1.0, 1.0), (1.0, 1.2), (1.2, 1.0))
@@ -90,7 +90,7 @@ class Canvas:
         self.shapes: list[Shape] = []
         self.full_areas: list[int] = []
         self.pixels = self._background()
-        for _ in range(rng.randint(4, 11)):
+        for _ in range(rng.randint(2, 7)):
             self._distractor()
 
     def _noise(self, cell: float) -> np.ndarray:
@@ -143,7 +143,7 @@ class Canvas:
         inside = (slice(max(0, -top), self.height - top), slice(max(0, -left), self.width - left))
         distance, xs, ys = distance[inside], xs[inside], ys[inside]
         mask = distance < 0
-        if int(mask.sum()) < max(2 * MIN_VISIBLE * full, 40 * self.scale**2):
+        if int(mask.sum()) < max(1.5 * MIN_VISIBLE * full, 40 * self.scale**2):
             return False
         window = (slice(max(0, top), max(0, top) + mask.shape[0]), slice(max(0, left), max(0, left) + mask.shape[1]))
         owner = self.owner.copy()
@@ -276,7 +276,7 @@ def draw(seed: int, split: int, index: int, size: int) -> tuple[np.ndarray, list
     height, width = (int(size * s) for s in stretch)
     canvas = Canvas(rng, height, width, size / REFERENCE_SIZE)
     if (index + 1) % EMPTY_EVERY:
-        for _ in range(rng.randint(2, 6)):
+        for _ in range(rng.randint(3, 8)):
             add_group(canvas, members=(1, 2, 2, 3, 3, 4, 5)[rng.randint(7)])
     annotations = []
     for i, shape in enumerate(canvas.shapes):

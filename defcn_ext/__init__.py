@@ -1,12 +1,17 @@
 """Detectors that need no NMS, as a Detectron2 extension."""
 
+import warnings
+
 from defcn_ext._platform import ensure_detectron2
 
 __version__ = "0.1.0"
 
 ensure_detectron2()
 
-from defcn_ext import backbone, meta_arch  # noqa: E402, F401  (fill Detectron2's registries)
-from defcn_ext.config import add_defcn_config  # noqa: E402
+with warnings.catch_warnings():
+    # fvcore scripts its losses on import, which newer versions of torch call deprecated
+    warnings.filterwarnings("ignore", ".*torch.jit.script.* is deprecated", FutureWarning)
+    from defcn_ext import backbone, meta_arch  # noqa: F401  (fill Detectron2's registries)
+    from defcn_ext.config import add_defcn_config
 
 __all__ = ["add_defcn_config"]

@@ -57,8 +57,8 @@ def nms_survivors(annotations: list[dict], threshold: float) -> int:
 
 def test_digest_is_the_same_on_every_machine(written):
     meta = json.loads((written / "meta.json").read_text())
-    assert meta["sha256"] == "23aff7be9e67d7ea2b621b11dd944ce092f59236832d9158a081e98d6d24656c"
-    assert meta["parameters"] == {"version": 1, "train": 3, "val": 2, "seed": 5, "size": 96}
+    assert meta["sha256"] == "c34086bc606516a9ee5f0837ae9890cf342c4ebfc2c84a7bf3f1074a1da635ee"
+    assert meta["parameters"] == {"version": 2, "train": 3, "val": 2, "seed": 5, "size": 96}
 
 
 def test_files_agree_with_json(written):
@@ -96,31 +96,31 @@ def test_every_fortieth_image_is_empty_and_no_other(scenes):
 
 def test_crowded_so_that_nms_costs_a_little(scenes):
     ious = np.concatenate([best_same_class_iou(a) for _, a in scenes])
-    assert 0.7 < (ious > 0.2).mean() < 0.95
-    assert 0.04 < (ious > 0.6).mean() < 0.2
+    assert 0.6 < (ious > 0.2).mean() < 0.8
+    assert 0.01 < (ious > 0.6).mean() < 0.06
     assert ious.max() < 0.95
     left = sum(nms_survivors(a, 0.6) for _, a in scenes) / len(ious)
-    assert 0.9 < left < 0.98
+    assert 0.97 < left < 0.998
 
 
-def test_scales_span_a_factor_of_six_and_more(scenes):
+def test_scales_span_a_factor_of_three(scenes):
     sides = np.array([max(a["bbox"][2:]) for _, annotations in scenes for a in annotations])
     assert np.percentile(sides, 5) < 18
-    assert np.percentile(sides, 95) > 75
+    assert np.percentile(sides, 95) > 50
     assert min(min(a["bbox"][2:]) for _, annotations in scenes for a in annotations) >= 6
 
 
-def test_objects_show_three_tenths_of_their_shape_or_more(modules):
+def test_objects_show_half_of_their_shape_or_more(modules):
     _, scene = modules
     rng = np.random.RandomState(0)
     canvas = scene.Canvas(rng, 160, 160, 1.0)
     front = scene.Shape(label=0, x=80, y=80, radius=30, cos=1.0, sin=0.0, hole=0.5)
     assert canvas.try_add(front)
-    # A disc of radius 24 on top leaves 1 - (24/30)^2 = 36 % of the one below; radius 26 leaves 25 %.
-    assert not canvas.try_add(scene.Shape(label=0, x=80, y=80, radius=26, cos=1.0, sin=0.0, hole=0.5))
-    assert canvas.try_add(scene.Shape(label=0, x=80, y=80, radius=24, cos=1.0, sin=0.0, hole=0.5))
+    # A disc of radius 20 on top leaves 1 - (20/30)^2 = 56 % of the one below; radius 22 leaves 46 %.
+    assert not canvas.try_add(scene.Shape(label=0, x=80, y=80, radius=22, cos=1.0, sin=0.0, hole=0.5))
+    assert canvas.try_add(scene.Shape(label=0, x=80, y=80, radius=20, cos=1.0, sin=0.0, hole=0.5))
     assert len(canvas.shapes) == 2
-    assert (canvas.owner == 0).sum() == pytest.approx(np.pi * (30**2 - 24**2), rel=0.03)
+    assert (canvas.owner == 0).sum() == pytest.approx(np.pi * (30**2 - 20**2), rel=0.03)
 
 
 @pytest.mark.parametrize(
