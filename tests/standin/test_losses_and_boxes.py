@@ -179,6 +179,14 @@ def test_square_anchors_in_the_middle_of_cells(golden, golden_json):
         DefaultAnchorGenerator(sizes=[8], aspect_ratios=[1.0], strides=[8], offset=1.0)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_scripted_anchors_are_the_eager_ones():
+    generator = DefaultAnchorGenerator(sizes=[[8, 16], [32]], aspect_ratios=[0.5, 2.0], strides=[8, 16])
+    features = [torch.rand(1, 2, 3, 4), torch.rand(1, 2, 2, 2)]
+    for scripted, eager in zip(torch.jit.script(generator)(features), generator(features)):
+        assert len(eager) > 0 and torch.equal(scripted.tensor, eager.tensor)
+
+
 def test_anchors_from_config(golden_json):
     cfg = get_cfg()
     defaults = cfg.MODEL.ANCHOR_GENERATOR

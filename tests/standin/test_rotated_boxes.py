@@ -207,7 +207,7 @@ def test_construction():
     assert isinstance(boxes, Boxes) and boxes.tensor.dtype == torch.float32
     assert RotatedBoxes([]).tensor.shape == RotatedBoxes(torch.rand(0, 4)).tensor.shape == (0, 5)
     for wrong in (torch.rand(3, 4), torch.rand(5), [1.0, 2, 3, 4, 5]):
-        with pytest.raises(AssertionError, match=r"RotatedBoxes: expected \(R, 5\)"):
+        with pytest.raises(AssertionError, match=r"expected \(R, 5\)"):
             RotatedBoxes(wrong)
     kept = torch.rand(2, 5)
     assert RotatedBoxes(kept).tensor is kept

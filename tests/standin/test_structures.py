@@ -261,6 +261,22 @@ def test_box_mode_is_a_plain_number_in_json():
     assert json.loads(json.dumps(XYXY_REL)) == 2
 
 
+def small_boxes_inside(x: torch.Tensor) -> tuple[torch.Tensor, int]:
+    boxes = Boxes(x).clone()
+    boxes.scale(2.0, 3.0)
+    boxes.clip((10, 12))
+    boxes = boxes[boxes.nonempty() & boxes.inside_box((10, 12), 1)].to(torch.device("cpu"))
+    return torch.cat([boxes.area(), boxes.get_centers().flatten(), pairwise_iou(boxes, boxes).flatten()]), len(boxes)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_boxes_work_in_torchscript():
+    tensor = torch.tensor([[1.0, 1, 3, 3], [0, 0, 2, 2], [5, 5, 5, 6], [-5, 1, 40, 50]])
+    values, count = torch.jit.script(small_boxes_inside)(tensor)
+    expected, _ = small_boxes_inside(tensor)
+    assert count == 3 and torch.equal(values, expected)
+
+
 class TestInstances:
     GOLDEN = GOLDEN["instances"]
 

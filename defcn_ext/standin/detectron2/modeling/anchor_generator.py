@@ -69,11 +69,13 @@ class DefaultAnchorGenerator(nn.Module):
         }
 
     @property
+    @torch.jit.unused
     def num_anchors(self) -> list[int]:
         """Anchors a cell, per level."""
         return [len(cell) for cell in self.cell_anchors]
 
     @property
+    @torch.jit.unused
     def num_cell_anchors(self) -> list[int]:
         """The same as `num_anchors`."""
         return self.num_anchors
@@ -92,14 +94,13 @@ class DefaultAnchorGenerator(nn.Module):
 
     def forward(self, features: list[torch.Tensor]) -> list[Boxes]:
         """The anchors of each feature map (N, C, H, W): H * W * A boxes, row by row, the anchors of a cell together."""
-        return [
-            Boxes(self._grid_anchors(feature.shape[-2:], stride, cell))
-            for feature, stride, cell in zip(features, self.strides, self.cell_anchors)
-        ]
-
-    def _grid_anchors(self, size: tuple[int, int], stride: int, cell: torch.Tensor) -> torch.Tensor:
-        x, y = _cell_positions(size, stride, self.offset, cell)
-        return (torch.stack([x, y, x, y], dim=-1)[:, :, None] + cell).reshape(-1, self.box_dim)
+        anchors: list[Boxes] = []
+        cells = [buffer for _, buffer in self.cell_anchors.named_buffers()]  # the form that TorchScript knows
+        for feature, stride, cell in zip(features, self.strides, cells):
+            x, y = _cell_positions(feature, stride, self.offset)
+            shifts = torch.stack([x, y, x, y], dim=-1).to(cell)
+            anchors.append(Boxes((shifts[:, :, None] + cell).reshape(-1, 4)))
+        return anchors
 
 
 @ANCHOR_GENERATOR_REGISTRY.register()
@@ -139,11 +140,13 @@ class RotatedAnchorGenerator(nn.Module):
         }
 
     @property
+    @torch.jit.unused
     def num_anchors(self) -> list[int]:
         """Anchors a cell, per level."""
         return [len(cell) for cell in self.cell_anchors]
 
     @property
+    @torch.jit.unused
     def num_cell_anchors(self) -> list[int]:
         """The same as `num_anchors`."""
         return self.num_anchors
@@ -162,9 +165,9 @@ class RotatedAnchorGenerator(nn.Module):
         """The anchors of each feature map (N, C, H, W), ordered like those of `DefaultAnchorGenerator`."""
         anchors = []
         for feature, stride, cell in zip(features, self.strides, self.cell_anchors):
-            x, y = _cell_positions(feature.shape[-2:], stride, self.offset, cell)
+            x, y = _cell_positions(feature, stride, self.offset)
             zero = torch.zeros_like(x)
-            shifts = torch.stack([x, y, zero, zero, zero], dim=-1)
+            shifts = torch.stack([x, y, zero, zero, zero], dim=-1).to(cell)
             anchors.append(RotatedBoxes((shifts[:, :, None] + cell).reshape(-1, self.box_dim)))
         return anchors
 
@@ -174,10 +177,12 @@ def build_anchor_generator(cfg: CfgNode, input_shape: list[ShapeSpec]) -> nn.Mod
     return ANCHOR_GENERATOR_REGISTRY.get(cfg.MODEL.ANCHOR_GENERATOR.NAME)(cfg, input_shape)
 
 
-def _cell_positions(size: tuple[int, int], stride: int, offset: float, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """x and y, each (H, W) in pixels, of the anchors' centres on a feature map of `size` (H, W)."""
-    y, x = ((torch.arange(n, device=like.device, dtype=like.dtype) + offset) * stride for n in size)
-    return torch.meshgrid(x, y, indexing="xy")
+def _cell_positions(feature: torch.Tensor, stride: int, offset: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """x and y, each (H, W) in pixels, of the anchors' centres on a feature map (N, C, H, W)."""
+    y = (torch.arange(feature.shape[-2], device=feature.device, dtype=torch.float32) + offset) * stride
+    x = (torch.arange(feature.shape[-1], device=feature.device, dtype=torch.float32) + offset) * stride
+    y, x = torch.meshgrid(y, x, indexing="ij")
+    return x, y
 
 
 def _per_level(values: Sequence, num_levels: int, what: str) -> Sequence[Sequence[float]]:

@@ -1,6 +1,5 @@
 """Boxes on the image plane, in continuous coordinates: x1, y1, x2, y2 in pixels, no pixel added."""
 
-from collections.abc import Iterator, Sequence
 from enum import IntEnum, unique
 
 import numpy as np
@@ -69,30 +68,33 @@ def enclose_rotated(box: Tensor) -> Tensor:
     return torch.cat([box[:, :2] - half, box[:, :2] + half], dim=1)
 
 
+def as_rows(tensor: Tensor, columns: int) -> Tensor:
+    """(R, columns) float32, from anything; (0, columns) from an empty tensor of any shape."""
+    if not isinstance(tensor, Tensor):
+        tensor = torch.as_tensor(tensor, dtype=torch.float32, device=torch.device("cpu"))
+    tensor = tensor.to(torch.float32)
+    if tensor.numel() == 0:
+        # A reshape, unlike a new tensor, keeps the graph and the device.
+        tensor = tensor.reshape((-1, columns))
+    assert tensor.dim() == 2 and tensor.size(-1) == columns, f"boxes: expected (R, {columns}), got {tensor.size()}"
+    return tensor
+
+
 class Boxes:
     """(R, 4) float32 boxes, x1, y1, x2, y2 in pixels. Sizes are (height, width).
 
     Whatever is given becomes float32; a float32 tensor is kept, not copied. An empty tensor of any shape is no boxes.
+    Works in TorchScript too, but for `cat` and iteration.
 
     Attributes:
         tensor: (R, 4).
     """
 
-    _columns = 4
-
     def __init__(self, tensor: Tensor):
-        if not isinstance(tensor, Tensor):
-            tensor = torch.as_tensor(tensor, dtype=torch.float32, device=torch.device("cpu"))
-        tensor = tensor.to(torch.float32)
-        if tensor.numel() == 0:
-            # A reshape, unlike a new tensor, keeps the graph and the device.
-            tensor = tensor.reshape((-1, self._columns))
-        fits = tensor.dim() == 2 and tensor.size(-1) == self._columns
-        assert fits, f"{type(self).__name__}: expected (R, {self._columns}), got {tensor.size()}"
-        self.tensor = tensor
+        self.tensor = as_rows(tensor, 4)
 
     def clone(self) -> "Boxes":
-        return type(self)(self.tensor.clone())
+        return Boxes(self.tensor.clone())
 
     def to(self, device: torch.device) -> "Boxes":
         return Boxes(self.tensor.to(device=device))
@@ -134,21 +136,23 @@ class Boxes:
         self.tensor[:, 0::2] *= scale_x
         self.tensor[:, 1::2] *= scale_y
 
-    def __getitem__(self, item: int | slice | Tensor) -> "Boxes":
-        """The chosen rows; slices share memory. An int gives one box, not a tensor."""
+    def __getitem__(self, item) -> "Boxes":
+        """The rows chosen by an int, a slice or a tensor; slices share memory. An int gives one box, not a tensor."""
         if isinstance(item, int):
-            return type(self)(self.tensor[item].view(1, -1))
+            return Boxes(self.tensor[item].view(1, -1))
         rows = self.tensor[item]
-        assert rows.dim() == 2, f"{type(self).__name__}: index {item!r} does not select whole rows"
-        return type(self)(rows)
+        assert rows.dim() == 2, f"Boxes: index {item} does not select whole rows"
+        return Boxes(rows)
 
     def __len__(self) -> int:
         return self.tensor.shape[0]
 
-    def __iter__(self) -> Iterator[Tensor]:
+    @torch.jit.unused
+    def __iter__(self):
         """Yields (4,) tensors."""
         yield from self.tensor
 
+    @torch.jit.unused
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.tensor})"
 
@@ -157,12 +161,13 @@ class Boxes:
         return self.tensor.device
 
     @classmethod
-    def cat(cls, boxes_list: Sequence["Boxes"]) -> "Boxes":
+    def cat(cls, boxes_list: list["Boxes"]) -> "Boxes":
         """All boxes of a list or tuple in one."""
-        name = cls.__name__
-        assert isinstance(boxes_list, (list, tuple)), f"{name}.cat: expected a list, got {type(boxes_list).__name__}"
-        assert all(isinstance(boxes, cls) for boxes in boxes_list), f"{name}.cat: not all elements are {name}"
-        return cls(torch.cat([boxes.tensor for boxes in boxes_list]) if boxes_list else torch.empty(0))
+        assert isinstance(boxes_list, (list, tuple)), f"Boxes.cat: expected a list of Boxes, got {boxes_list}"
+        assert all([isinstance(boxes, Boxes) for boxes in boxes_list]), "Boxes.cat: not all elements are Boxes"
+        if len(boxes_list) == 0:
+            return cls(torch.empty(0))
+        return cls(torch.cat([boxes.tensor for boxes in boxes_list]))
 
 
 def pairwise_intersection(boxes1: Boxes, boxes2: Boxes) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from detectron2.layers.rotated_boxes import pairwise_iou_rotated
 
-from .boxes import Boxes, enclose_rotated
+from .boxes import Boxes, as_rows, enclose_rotated
 
 
 class RotatedBoxes(Boxes):
@@ -17,7 +17,11 @@ class RotatedBoxes(Boxes):
         tensor: (R, 5).
     """
 
-    _columns = 5
+    def __init__(self, tensor: Tensor):
+        self.tensor = as_rows(tensor, 5)
+
+    def clone(self) -> "RotatedBoxes":
+        return RotatedBoxes(self.tensor.clone())
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "RotatedBoxes":
         return RotatedBoxes(self.tensor.to(device=device, non_blocking=non_blocking))
@@ -70,6 +74,19 @@ class RotatedBoxes(Boxes):
         self.tensor[:, 2] *= torch.hypot(scale_x * cos, scale_y * sin)
         self.tensor[:, 3] *= torch.hypot(scale_x * sin, scale_y * cos)
         self.tensor[:, 4] = torch.atan2(scale_x * sin, scale_y * cos).rad2deg()
+
+    def __getitem__(self, item) -> "RotatedBoxes":
+        """The rows chosen by an int, a slice or a tensor; slices share memory. An int gives one box, not a tensor."""
+        rows = self.tensor[item].view(1, -1) if isinstance(item, int) else self.tensor[item]
+        assert rows.dim() == 2, f"RotatedBoxes: index {item} does not select whole rows"
+        return RotatedBoxes(rows)
+
+    @classmethod
+    def cat(cls, boxes_list: list["RotatedBoxes"]) -> "RotatedBoxes":
+        """All boxes of a list or tuple in one."""
+        are_rotated = all(isinstance(boxes, RotatedBoxes) for boxes in boxes_list)
+        assert are_rotated, "RotatedBoxes.cat: not all elements are RotatedBoxes"
+        return super().cat(boxes_list)
 
 
 def pairwise_iou(boxes1: RotatedBoxes, boxes2: RotatedBoxes) -> Tensor:
