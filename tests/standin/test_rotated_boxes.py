@@ -326,6 +326,8 @@ def test_visualizer_draws_them_where_they_are():
     assert abs(x.mean() - 50) < 2 and abs(y.mean() - 30) < 2
     labelled = Visualizer(np.zeros((60, 100, 3))).draw_instance_predictions(instances).get_image().sum(axis=2)
     assert (labelled > 0).sum() > (drawn > 0).sum()
+    single = Visualizer(np.zeros((60, 100, 3))).draw_rotated_box_with_label(boxes.tensor[0], label="a").get_image()
+    assert single.any()
 
 
 # ---- the code between boxes and deltas

@@ -136,7 +136,8 @@ class Drawing:
         label: str | None = None,
     ) -> VisImage:
         """Draws a box (centre x, y, width, height, degrees counterclockwise) with a dashed top side."""
-        center, (width, height), angle = np.array(rotated_box[:2]), rotated_box[2:4], np.deg2rad(rotated_box[4])
+        x, y, width, height, degrees = (float(number) for number in rotated_box)
+        center, angle = np.array([x, y]), np.deg2rad(degrees)
         rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
         signs = np.array([[-1, 1], [-1, -1], [1, -1], [1, 1]])
         corners = signs * [width / 2, height / 2] @ rotation.T + center
@@ -144,7 +145,7 @@ class Drawing:
             color = mplc.to_rgba(edge_color, alpha)
             self.draw_line(*zip(start, end), color, linestyle="--" if i == 1 else line_style)
         if label is not None:
-            self.draw_text(label, corners[1], color=edge_color, horizontal_alignment="left", rotation=rotated_box[4])
+            self.draw_text(label, corners[1], color=edge_color, horizontal_alignment="left", rotation=degrees)
         return self.output
 
     def draw_circle(self, circle_coord: Sequence[float], color: Color, radius: float = 3) -> VisImage:
