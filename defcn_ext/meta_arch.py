@@ -11,6 +11,7 @@ from defcn_ext.branches import Branch, build_branches
 from defcn_ext.head import SharedHead
 from defcn_ext.inference import Inference
 from defcn_ext.structures import DensePredictions, Objects, Pairs, Points
+from defcn_ext.training_picture import truth_and_detections
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, detector_postprocess
@@ -43,6 +44,8 @@ class DeFCN(nn.Module):
         test_branch: str = "",
         nms: bool = False,
         compare_nms: bool = False,
+        input_format: str = "BGR",
+        vis_period: int = 0,
     ):
         """
         Args:
@@ -55,6 +58,8 @@ class DeFCN(nn.Module):
             test_branch: name of another branch to use at inference.
             nms: whether inference ends in NMS.
             compare_nms: give the detections with and without NMS, beside those that `nms` asks for.
+            input_format: order of the channels of the input, for pictures.
+            vis_period: iterations between two pictures of the training in the event storage; 0 for none.
         """
         super().__init__()
         self.backbone = backbone
@@ -64,6 +69,7 @@ class DeFCN(nn.Module):
         self.in_features = list(in_features)
         self.test_branch = test_branch or next(iter(branches))
         self.nms, self.compare_nms = nms, compare_nms
+        self.input_format, self.vis_period = input_format, vis_period
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         shapes = backbone.output_shape()
@@ -98,6 +104,8 @@ class DeFCN(nn.Module):
             "test_branch": _test_branch(options.TEST_BRANCH, branches),
             "nms": options.NMS,
             "compare_nms": options.COMPARE_NMS,
+            "input_format": cfg.INPUT.FORMAT,
+            "vis_period": cfg.VIS_PERIOD,
         }
 
     @property
@@ -120,6 +128,8 @@ class DeFCN(nn.Module):
         images = self.preprocess_image(batched_inputs)
         points, features = self.extract(images.tensor)
         if self.training:
+            if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
+                self.visualize_training(points, features, images.image_sizes, batched_inputs)
             return self.forward_training(points, features, self.ground_truth(batched_inputs))
         predictions = self.predict(points, features, self.test_branch)
         return self.forward_inference(points, predictions, images.image_sizes, batched_inputs)
@@ -179,6 +189,21 @@ class DeFCN(nn.Module):
             },
             smoothing_hint=False,
         )
+
+    @torch.no_grad()
+    def visualize_training(
+        self,
+        points: Points,
+        features: Any,
+        image_sizes: list[tuple[int, int]],
+        batched_inputs: list[dict[str, Any]],
+    ) -> None:
+        """Puts the first image into the event storage, with its objects and with what is detected now."""
+        predictions = self.predict(points, features, self.test_branch)
+        candidates = self.inference.candidates(self.branches[self.test_branch], points, predictions, image_sizes)
+        found = self.inference.finalize(candidates[0], nms=self.nms)
+        picture = truth_and_detections(batched_inputs[0], found, self.input_format)
+        get_event_storage().put_image("Left: objects; Right: detections", picture)
 
     def forward_inference(
         self,

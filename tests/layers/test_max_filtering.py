@@ -74,6 +74,14 @@ def test_impulse_seen_from_the_finer_level():
     assert fine[0, 0, 1].tolist() == [0.1875, 0.5625, 0.5625, 0.5625, 0.5625, 0.1875, 0, 0]
 
 
+def test_the_exported_graph_pools_in_two_dimensions_only():
+    features = [torch.randn(1, 32, *size) for size in SIZES]
+    program = torch.export.export(MaxFiltering(32).eval(), (features,))
+    names = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert sum("max_pool2d" in name for name in names) == 1
+    assert not any("3d" in name for name in names)
+
+
 def test_parameters_carry_the_released_names_and_counts():
     module = MaxFiltering(256)
     assert {n: tuple(p.shape) for n, p in module.named_parameters()} == {
