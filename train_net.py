@@ -15,7 +15,7 @@ from argparse import Namespace
 import torch
 
 import defcn_ext  # noqa: F401  (makes detectron2 importable)
-from defcn_ext.data import register_from_config
+from defcn_ext.data import UnreadableImageError, register_from_config
 from defcn_ext.engine import Trainer
 from defcn_ext.engine.preflight import UserError, check_run, load_config
 from detectron2.checkpoint import DetectionCheckpointer
@@ -33,11 +33,14 @@ def main(args: Namespace) -> dict:
         torch.set_num_threads(max(1, torch.get_num_threads() // comm.get_local_size()))
     default_setup(cfg, args)
     setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="defcn_ext")
-    if args.eval_only:
-        return evaluate(cfg, args.resume)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    try:
+        if args.eval_only:
+            return evaluate(cfg, args.resume)
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
+    except UnreadableImageError as error:
+        sys.exit(f"error: {error}")
 
 
 def evaluate(cfg: CfgNode, resume: bool) -> dict:

@@ -56,6 +56,24 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper=None):
         UnreadableImageError: an image cannot be opened; told before the evaluation, not in its middle.
     """
     dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)
+    _check_readable(cfg, dataset_name, dicts)
+    mapper = mapper or RobustMapper(cfg, False)
+    return build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+
+
+def check_test_images(cfg: CfgNode) -> None:
+    """Opens the images of DATASETS.TEST, so that a training does not run for hours towards a broken one.
+
+    Every process of a run must call it, as `train_dicts`.
+
+    Raises:
+        UnreadableImageError: an image cannot be opened.
+    """
+    for name in cfg.DATASETS.TEST:
+        _check_readable(cfg, name, get_detection_dataset_dicts([name], filter_empty=False))
+
+
+def _check_readable(cfg: CfgNode, dataset_name: str, dicts: list[dict]) -> None:
     broken = unreadable(_headers(cfg, dicts) or {})
     if broken:
         path, reason = next(iter(broken.items()))
@@ -63,8 +81,6 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper=None):
             f"DATASETS.TEST {dataset_name}: {len(broken)} of {len(dicts)} images cannot be read, first {path} "
             f"({reason}): replace them, or take them out of the json"
         )
-    mapper = mapper or RobustMapper(cfg, False)
-    return build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
 
 
 def _headers(cfg: CfgNode, dicts: list[dict]) -> dict[str, Header] | None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from defcn_ext.data.augmentation import build_train_augmentation
-from defcn_ext.data.headers import UNREADABLE
+from defcn_ext.data.headers import UNREADABLE, probe_header
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
@@ -27,8 +27,9 @@ class RobustMapper(DatasetMapper):
     """Maps dataset dicts as DatasetMapper does (boxes, masks, keypoints), and meets broken files as a user would wish.
 
     Training: returns None for an unreadable image, upon which the loader takes another one; the 1st, 10th, 100th ...
-    are told. Evaluation: raises UnreadableImageError with the file's name. Where the record's size is not that of the
-    image, the image's is used, instead of Detectron2's SizeMismatchError.
+    are told. Evaluation: an image whose pixels are broken behind an intact header counts as a blank one, told likewise,
+    because results of hours must not be lost to it; any other raises UnreadableImageError with the file's name. Where
+    the record's size is not that of the image, the image's is used, instead of Detectron2's SizeMismatchError.
     """
 
     @configurable
@@ -76,23 +77,26 @@ class RobustMapper(DatasetMapper):
         try:
             image = utils.read_image(path, format=self.image_format)
         except UNREADABLE as error:
-            self._fail(path, error)
-            return None
+            return self._replacement(path, error)
         self._failures_in_a_row = 0
         if self._cache is not None:
             self._cache[path] = image = np.ascontiguousarray(image)
         return image
 
-    def _fail(self, path: str, error: BaseException) -> None:
+    def _replacement(self, path: str, error: BaseException) -> np.ndarray | None:
+        """What stands for an unreadable image: nothing in training, a blank one in evaluation."""
         reason = f"{type(error).__name__}: {error}"
-        if not self.is_train:
+        size = None if self.is_train else probe_header(path)
+        if isinstance(size, str):
             raise UnreadableImageError(f"{path}: cannot be read ({reason}): replace it, or take it out of the json")
         self._failures += 1
         self._failures_in_a_row += 1
         if self._failures_in_a_row >= GIVE_UP_AFTER:
             raise UnreadableImageError(f"{GIVE_UP_AFTER} images in a row cannot be read, the last: {path} ({reason})")
         if self._failures in (1, 10, 100, 1000, 10000):
-            logger.warning("%d unreadable image(s) skipped in this process, now %s (%s)", self._failures, path, reason)
+            done = "unreadable image(s) skipped" if size is None else "image(s) that cannot be decoded taken as blank"
+            logger.warning("%d %s in this process, now %s (%s)", self._failures, done, path, reason)
+        return None if size is None else np.zeros((*size, 1 if self.image_format == "L" else 3), dtype=np.uint8)
 
     def _instances(self, annotations: list[dict], transforms: T.TransformList, size: tuple[int, int]):
         wanted = {"segmentation": self.use_instance_mask, "keypoints": self.use_keypoint}

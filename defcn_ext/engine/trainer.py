@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from defcn_ext.data.loaders import build_test_loader, train_dicts
+from defcn_ext.data.loaders import build_test_loader, check_test_images, train_dicts
 from defcn_ext.data.mapper import RobustMapper
 from defcn_ext.data.register import register_from_config
 from defcn_ext.engine import solver
@@ -47,6 +47,7 @@ class Trainer(DefaultTrainer):
             if not logging.getLogger(name).isEnabledFor(logging.INFO):
                 setup_logger(name=name)
         register_from_config(cfg)
+        check_test_images(cfg)
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
         self.results: OrderedDict = OrderedDict()

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from defcn_ext.data import UnreadableImageError, add_data_config, build_test_loader, build_train_loader
-from defcn_ext.data.loaders import train_dicts
+from defcn_ext.data.loaders import check_test_images, train_dicts
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
@@ -106,8 +106,19 @@ def test_evaluation_names_missing_files_before_it_starts(cfg, register):
         build_test_loader(cfg, "dirty")
 
 
-def test_evaluation_names_a_file_that_is_cut_off(cfg, register):
+def test_evaluation_goes_on_past_a_file_that_is_cut_off(cfg, register, caplog):
     register({"a.jpg": [GOOD], "cut.jpg": [GOOD]})
-    loader = build_test_loader(cfg, "dirty")
-    with pytest.raises(UnreadableImageError, match=r"cut\.jpg: cannot be read"):
-        list(loader)
+    (whole,), (cut,) = build_test_loader(cfg, "dirty")
+    assert whole["image"].any() and not cut["image"].any()
+    assert cut["image"].shape == whole["image"].shape and (cut["height"], cut["width"]) == (40, 60)
+    (told,) = [r.getMessage() for r in caplog.records]
+    assert told.startswith("1 image(s) that cannot be decoded") and "cut.jpg" in told
+
+
+def test_every_test_set_is_checked_at_once(cfg, register):
+    register({"a.jpg": [GOOD], "gone.jpg": [GOOD]})
+    cfg.DATASETS.CHECK_FILES = "none"
+    check_test_images(cfg)
+    cfg.DATASETS.CHECK_FILES = "header"
+    with pytest.raises(UnreadableImageError, match=r"TEST dirty: 1 of 2 images cannot be read, first .*gone\.jpg"):
+        check_test_images(cfg)

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 import train_net
@@ -7,13 +9,16 @@ from tests.engine.tiny import NAME, tiny_cfg
 @pytest.fixture
 def command(tiny_entry, tmp_path, monkeypatch):
     """Runs the script in this process on the tiny data set, as a single worker."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")  # the script changes it
     config = tmp_path / "tiny.yaml"
     config.write_text(tiny_cfg(tiny_entry, tmp_path / "out", "DATASETS.TEST", (NAME,)).dump())
 
     def run(*argv):
         args = train_net.parse(["--config-file", str(config), *map(str, argv)])
-        train_net.prepare(args)
+        with monkeypatch.context() as patch:
+            # a copy: CUDA, started in this process without a device, would hide the GPU from all later tests
+            patch.setattr(os, "environ", {**os.environ, "CUDA_VISIBLE_DEVICES": "0"})
+            train_net.prepare(args)
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
         return train_net.main(args)
 
     return run
@@ -31,6 +36,15 @@ def test_train_then_evaluate_then_prolong(command, tmp_path, capfd):
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_final.pth"
     log = (tmp_path / "out" / "log.txt").read_text()
     assert "Starting training from iteration 6" in log and "iter: 8/8" in log
+
+
+@pytest.mark.parametrize("more", [(), ("--eval-only", "MODEL.WEIGHTS", "detectron2://unused")])
+def test_a_broken_test_image_is_named_before_anything_is_trained(command, tmp_path, monkeypatch, more):
+    (tmp_path / "data" / "4.png").write_text("no image")
+    monkeypatch.setattr(train_net.Trainer, "run_step", lambda self: pytest.fail("trained"))
+    monkeypatch.setattr(train_net.DetectionCheckpointer, "resume_or_load", lambda *args, **kwargs: {})
+    with pytest.raises(SystemExit, match=r"error: DATASETS\.TEST tiny_train: 1 of 10 images .* first .*4\.png"):
+        command(*more)
 
 
 def test_a_wrong_key_ends_with_one_line(command):
