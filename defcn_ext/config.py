@@ -29,7 +29,7 @@ def add_defcn_config(cfg: CN) -> None:
     # Score of every class at the start of training (Lin et al. 2017).
     _C.PRIOR_PROB = 0.01
 
-    # The branches by the name of their node below. The first is used at inference, the others only train.
+    # The branches: ONE_TO_ONE, ONE_TO_MANY, AUX, whose nodes follow. The first predicts, the others only train.
     _C.BRANCHES = ["ONE_TO_ONE"]
 
     _C.ONE_TO_ONE = _point_branch("POTO(alpha=0.8, prior=center, radius=1.5, select=matching)", box_weight=2.0)

@@ -61,6 +61,8 @@ class Inference:
         index = torch.cat(kept_index)
         point = index.div(logits.shape[-1], rounding_mode="floor")
         scores = torch.cat(kept_logits).sigmoid()
+        finite = predictions.boxes[image, point].isfinite().all(-1).nonzero().squeeze(1)
+        index, point, scores = index[finite], point[finite], scores[finite]
         if predictions.centerness is not None:
             scores = branch.final_scores(scores, predictions.centerness[image, point, 0])
         return Instances(

@@ -39,6 +39,7 @@ class DeFCN(nn.Module):
         branches: dict[str, Branch],
         inference: Inference,
         in_features: list[str],
+        num_classes: int,
         pixel_mean: list[float],
         pixel_std: list[float],
         test_branch: str = "",
@@ -54,6 +55,7 @@ class DeFCN(nn.Module):
             branches: by name; the first is used at inference.
             inference: how detections are read off the predictions.
             in_features: names of the pyramid levels that predict, finest first.
+            num_classes: K.
             pixel_mean, pixel_std: one number a channel, in the channel order of the input.
             test_branch: name of another branch to use at inference.
             nms: whether inference ends in NMS.
@@ -67,6 +69,7 @@ class DeFCN(nn.Module):
         self.branches = nn.ModuleDict(branches)
         self.inference = inference
         self.in_features = list(in_features)
+        self.num_classes = num_classes
         self.test_branch = test_branch or next(iter(branches))
         self.nms, self.compare_nms = nms, compare_nms
         self.input_format, self.vis_period = input_format, vis_period
@@ -99,6 +102,7 @@ class DeFCN(nn.Module):
                 nms_thresh=options.NMS_THRESH_TEST,
             ),
             "in_features": options.IN_FEATURES,
+            "num_classes": options.NUM_CLASSES,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "test_branch": _test_branch(options.TEST_BRANCH, branches),
@@ -128,9 +132,10 @@ class DeFCN(nn.Module):
         images = self.preprocess_image(batched_inputs)
         points, features = self.extract(images.tensor)
         if self.training:
-            if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
+            losses = self.forward_training(points, features, self.ground_truth(batched_inputs))
+            if self.vis_period > 0 and has_event_storage() and get_event_storage().iter % self.vis_period == 0:
                 self.visualize_training(points, features, images.image_sizes, batched_inputs)
-            return self.forward_training(points, features, self.ground_truth(batched_inputs))
+            return losses
         predictions = self.predict(points, features, self.test_branch)
         return self.forward_inference(points, predictions, images.image_sizes, batched_inputs)
 
@@ -147,20 +152,31 @@ class DeFCN(nn.Module):
         features = [pyramid[name] for name in self.in_features]
         sizes = tuple(tuple(x.shape[-2:]) for x in features)
         if self._points is None or self._points.sizes != sizes or self._points.xy.device != images.device:
-            self._points = Points.from_sizes(sizes, self.strides, device=images.device)
+            with torch.inference_mode(False):  # they outlive this call, and training may use them
+                self._points = Points.from_sizes(sizes, self.strides, device=images.device)
         return self._points, self.head(features)
 
     def predict(self, points: Points, features: Any, name: str) -> DensePredictions:
         """What one branch says at every point."""
         branch = self.branches[name]
-        first = next(iter(self.branches.values()))
-        return branch(points, features, None if branch is first else first(points, features))
+        first = next(iter(self.branches.values()))(points, features) if branch.reads_first else None
+        return branch(points, features, first)
 
     def ground_truth(self, batched_inputs: list[dict[str, Any]]) -> Objects:
-        """The objects of the batch in one list."""
+        """The objects of the batch in one list.
+
+        Raises:
+            ValueError: an image has no "instances", or one of an unknown class.
+        """
         for x in batched_inputs:
             if "instances" not in x:
                 raise ValueError(f"{x.get('file_name', 'an image')}: no annotations, and training needs them")
+            classes = x["instances"].gt_classes
+            if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < self.num_classes:
+                raise ValueError(
+                    f"{x.get('file_name', 'an image')}: classes {sorted(set(classes.tolist()))}, but the model has "
+                    f"{self.num_classes}, counted from 0; set MODEL.DEFCN.NUM_CLASSES"
+                )
         return Objects.from_instances([x["instances"].to(self.device) for x in batched_inputs])
 
     def forward_training(self, points: Points, features: Any, objects: Objects) -> dict[str, Tensor]:
@@ -200,8 +216,9 @@ class DeFCN(nn.Module):
     ) -> None:
         """Puts the first image into the event storage, with its objects and with what is detected now."""
         predictions = self.predict(points, features, self.test_branch)
-        candidates = self.inference.candidates(self.branches[self.test_branch], points, predictions, image_sizes)
-        found = self.inference.finalize(candidates[0], nms=self.nms)
+        branch = self.branches[self.test_branch]
+        (candidates,) = self.inference.candidates(branch, points, predictions, image_sizes[:1])
+        found = self.inference.finalize(candidates, nms=self.nms)
         picture = truth_and_detections(batched_inputs[0], found, self.input_format)
         get_event_storage().put_image("Left: objects; Right: detections", picture)
 
@@ -243,6 +260,7 @@ def _common_channels(shapes: dict[str, ShapeSpec], names: list[str]) -> int:
 
 
 def _test_branch(name: str, branches: dict[str, Branch]) -> str:
-    if name and name.lower() not in branches:
-        raise ValueError(f"MODEL.DEFCN.TEST_BRANCH: {name!r} is not among the branches {list(branches)}")
+    able = [key for key, branch in branches.items() if not branch.reads_first]
+    if name and name.lower() not in able:
+        raise ValueError(f"MODEL.DEFCN.TEST_BRANCH: {name!r} is not among the branches that predict: {able}")
     return name.lower()

@@ -16,7 +16,7 @@ from defcn_ext.losses.focal import product_logit
 from detectron2.structures import Instances
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Points:
     """The locations that predict, level by level, row-major inside a level.
 
@@ -62,8 +62,8 @@ class Points:
             xy.append(torch.stack([grid_x, grid_y], dim=-1).reshape(-1, 2))
             stride.append(torch.full((h * w,), float(s), device=device))
             level.append(torch.full((h * w,), index, device=device, dtype=torch.long))
-        plain_sizes = tuple((int(h), int(w)) for h, w in sizes)
-        return cls(torch.cat(xy), torch.cat(stride), torch.cat(level), plain_sizes, tuple(strides), offset)
+        every_size = tuple((h, w) for h, w in sizes)
+        return cls(torch.cat(xy), torch.cat(stride), torch.cat(level), every_size, tuple(strides), offset)
 
     def __len__(self) -> int:
         return len(self.xy)
@@ -78,7 +78,7 @@ class Points:
         return torch.cat([self.xy - ltrb[..., :2], self.xy + ltrb[..., 2:]], dim=-1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Objects:
     """The ground truth of a batch, the objects of all images in one list.
 
@@ -105,7 +105,7 @@ class Objects:
         return len(self.boxes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DensePredictions:
     """What one branch says at every point of a batch.
 
@@ -136,12 +136,13 @@ class DensePredictions:
 
         return DensePredictions(cut(self.logits), cut(self.boxes), cut(self.filter), cut(self.centerness))
 
+    @torch.no_grad()
     def num_nonfinite(self) -> Tensor:
-        """Number of points, as a scalar tensor, whose logits or box hold a NaN or an infinity."""
-        finite = self.logits.float().sum(-1).isfinite() & self.boxes.sum(-1).isfinite()
-        if self.filter is not None:
-            finite &= self.filter.squeeze(-1).isfinite()
-        return (~finite).sum()
+        """Number of points, as a scalar tensor, of which a prediction holds a NaN or an infinity."""
+        maps = [x for x in (self.logits, self.boxes, self.filter, self.centerness) if x is not None]
+        # a sum is finite only if all its terms are
+        finite = [x.sum(-1, dtype=torch.float32).isfinite() for x in maps]
+        return (~torch.stack(finite).all(0)).sum()
 
 
 class ScoreView:
@@ -178,7 +179,7 @@ def _finite_sigmoid(logits: Tensor) -> Tensor:
     return logits.sigmoid() + 0 * logits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pairs:
     """Pairs of a point and an object: candidates on the way through an assignment rule, positives at its end.
 
@@ -201,6 +202,8 @@ class Pairs:
 
     def __getitem__(self, index: Tensor) -> Pairs:
         """The pairs that a mask or an index tensor picks; `covered` belongs to the objects and stays."""
+        if index.dtype == torch.bool:
+            index = index.nonzero().squeeze(1)  # once, and not for each of the tensors
 
         def pick(x: Tensor | None) -> Tensor | None:
             return None if x is None else x[index]

@@ -154,6 +154,33 @@ def test_comparing_can_be_turned_off():
     assert set(model([image_with([], [])])[0]) == {"instances"}
 
 
+def test_the_auxiliary_branch_cannot_be_tested():
+    opts = (*ALL["poto_3dmf_aux"], "MODEL.DEFCN.TEST_BRANCH", "AUX")
+    with pytest.raises(ValueError, match="not among the branches that predict"):
+        build_model(tiny_cfg(*opts))
+
+
+def test_a_box_that_is_not_finite_is_no_detection():
+    nan = float("nan")
+    model = detector_that_sees((0, 1, 2.0, [10, 10, nan, 50]), (5, 0, 1.0, [12, 10, 50, 50]), nms=True)
+    assert model([image_with([], [])])[0]["instances"].pred_classes.tolist() == [0]
+
+
+def test_training_goes_on_after_inference_mode():
+    """The points of a size are kept between calls; made in inference mode they could not be trained with."""
+    model = build("poto")
+    with torch.inference_mode():
+        model.eval()([image_with([], [])])
+    sum(model.train()([image_with([[8, 8, 60, 60]], [0])]).values()).backward()
+    assert model.branches["one_to_one"].bbox_pred.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_class_out_of_range_names_file_and_key(label):
+    with pytest.raises(ValueError, match=r"7\.jpg: classes .*NUM_CLASSES"):
+        build("poto")([image_with([[8, 8, 60, 60]], [label], seed=7)])
+
+
 def test_another_branch_can_be_tested():
     model = build("dual", "MODEL.DEFCN.TEST_BRANCH", "ONE_TO_MANY", "MODEL.DEFCN.SCORE_THRESH_TEST", 0.0).eval()
     with torch.no_grad():
@@ -187,7 +214,8 @@ def test_training_without_annotations_names_the_file():
         (("MODEL.DEFCN.ONE_TO_ONE.RULE", "POTTO"), r"MODEL.DEFCN.ONE_TO_ONE.RULE: unknown assignment rule 'POTTO'"),
         (("MODEL.DEFCN.ONE_TO_ONE.BOX_FORM", "tanh"), r"MODEL.DEFCN.ONE_TO_ONE: BOX_FORM: unknown value 'tanh'"),
         (("MODEL.DEFCN.IN_FEATURES", ["p2", "p3"]), r"IN_FEATURES: the backbone has no 'p2'; it has p3, p4"),
-        (("MODEL.DEFCN.TEST_BRANCH", "AUX"), "TEST_BRANCH: 'AUX' is not among the branches"),
+        (("MODEL.DEFCN.TEST_BRANCH", "AUX"), r"'AUX' is not among the branches that predict: \['one_to_one'\]"),
+        (("MODEL.DEFCN.ONE_TO_ONE.RULE", "POTO(alpha=high)"), r"ONE_TO_ONE.RULE: POTO: option alpha must be a float"),
         (("MODEL.DEFCN.P6_FEATURE", "p4"), "P6_FEATURE: must be 'p5' or 'res5'"),
         (
             ("MODEL.DEFCN.ONE_TO_ONE.MAX_FILTERING.ENABLED", True, "MODEL.DEFCN.ONE_TO_ONE.MAX_FILTERING.TAU", 1),

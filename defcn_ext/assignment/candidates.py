@@ -8,6 +8,7 @@ the objects in chunks and keep only the pairs that can count.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -56,7 +57,10 @@ def size_range(prior: Candidates) -> Candidates:
         low, high = _level_ranges(scene)
         level = scene.points.level[scene.location(pairs.point)]
         reach = scene.ltrb(pairs.point, pairs.object).amax(-1)
-        return pairs[(reach >= low[level]) & (reach <= high[level])]
+        kept = pairs[(reach >= low[level]) & (reach <= high[level])]
+        covered = torch.zeros_like(pairs.covered)
+        covered[kept.object] = True
+        return replace(kept, covered=covered)
 
     return candidates
 
@@ -154,7 +158,7 @@ def _enumerate(scene: Scene, radius: float | None) -> Pairs:
     start = torch.tensor([0, *points.counts[:-1]], device=device).cumsum(0)
     location = start[level] + row * size_wh[level, 0] + column
     xy, box = points.xy[location], region.flatten(0, 1)[cell]
-    keep = ((xy > box[:, :2]) & (xy < box[:, 2:])).all(-1)
+    keep = ((xy > box[:, :2]) & (xy < box[:, 2:])).all(-1).nonzero().squeeze(1)
     location, object = location[keep], object[keep]
     return Pairs(location + scene.image[object] * len(points), object)
 

@@ -102,7 +102,17 @@ def build_rule(name: str, **options) -> Rule:
     unknown = [key for key in options if key not in known]
     if unknown:
         raise ValueError(f"{name}: unknown option {unknown[0]!r}; known: {', '.join(known) or 'none'}")
+    for key, value in options.items():
+        _check_type(f"{name}: option {key}", value, known[key].default)
     return _RULES[name](**options)
+
+
+def _check_type(what: str, value: object, default: object) -> None:
+    """A value from yaml must be of the type of the option's default; a whole number may stand for a float."""
+    if default is None or default is inspect.Parameter.empty:
+        return
+    if not isinstance(value, (int, float) if isinstance(default, float) else type(default)):
+        raise ValueError(f"{what} must be a {type(default).__name__}, like {default!r}; got {value!r}")
 
 
 def _prior(name: str, radius: float, uncovered: str) -> candidate_steps.Candidates:
@@ -137,6 +147,8 @@ def poto(
     selections = {"matching": selection_steps.matching(invalid), "argmax": selection_steps.top_of_object()}
     if select not in selections:
         raise ValueError(f"POTO: unknown select {select!r}; known: matching, argmax")
+    if prior == "global" and uncovered != "drop":
+        raise ValueError(f"POTO: prior=global leaves no object uncovered; drop uncovered={uncovered}")
     return Rule(
         candidate_steps.everywhere() if prior == "global" else _prior(prior, radius, uncovered),
         quality_steps.poto(alpha, combine),

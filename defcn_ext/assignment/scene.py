@@ -66,7 +66,7 @@ def make_scene(
     """Checks the shapes and turns everything to float32.
 
     Raises:
-        ValueError: shapes disagree, or a class or an image index is out of range.
+        ValueError: shapes disagree.
     """
     total, num_points = len(boxes), len(points)
     if len(scores.shape) != 2 or scores.shape[0] != total or tuple(boxes.shape) != (total, 4):

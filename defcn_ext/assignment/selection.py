@@ -23,8 +23,9 @@ def matching(invalid: float = -1.0) -> Selection:
     """One-to-one: the matching of largest total quality (DeFCN Eq. 3), exact.
 
     Args:
-        invalid: what leaving an object out is worth. With -1 (DeFCN) as many objects as possible get a point before
-            the quality decides; with 0 (DATE) the quality alone decides.
+        invalid: what leaving an object out is worth. For a quality in [0, 1]: with -1 (DeFCN) as many objects as
+            possible get a point before the quality decides; with 0 (DATE) the quality alone decides. A quality of
+            another range wants a lower value, since pairs below it are never taken.
     """
 
     def select(scene: Scene, pairs: Pairs, quality: Tensor) -> Pairs:

@@ -21,6 +21,8 @@ class AuxiliaryBranch(Branch):
         cls_weight: weight of the focal loss.
     """
 
+    reads_first = True
+
     def __init__(self, *, rule: Rule, cls_weight: float = 1.0):
         super().__init__(rule)
         self.cls_weight = cls_weight
@@ -35,6 +37,6 @@ class AuxiliaryBranch(Branch):
         self, points: Points, predictions: DensePredictions, objects: Objects, pairs: Pairs
     ) -> dict[str, Tensor]:
         """The focal loss over its own number of positives, as "cls". Boxes are left to the first branch."""
-        count = worker_mean(torch.tensor(len(pairs), device=objects.boxes.device))
+        count = worker_mean(torch.full((), float(len(pairs)), device=objects.boxes.device))
         loss = focal_loss_sum(predictions.logits.flatten(0, 1), pairs.point, objects.classes[pairs.object])
         return {"cls": self.cls_weight * loss / count}

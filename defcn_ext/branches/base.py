@@ -13,10 +13,20 @@ class Branch(nn.Module):
 
     A subclass gives `forward(points, features, first) -> DensePredictions`, and
     `losses(points, predictions, objects, pairs)`, a dict of scalars by short names such as "cls" and "box".
+
+    Attributes:
+        reads_first: whether `forward` needs the predictions of the model's first branch.
+
+    Raises:
+        ValueError: the rule weights its pairs, which hard losses would silently ignore.
     """
+
+    reads_first = False
 
     def __init__(self, rule: Rule):
         super().__init__()
+        if rule.weighting is not None:
+            raise ValueError(f"{type(self).__name__} has hard losses, and the rule weights its pairs")
         self.rule = rule
 
     def assign(self, points: Points, predictions: DensePredictions, objects: Objects) -> Pairs:

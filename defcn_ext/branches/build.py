@@ -40,14 +40,14 @@ def _build_branch(cfg: CfgNode, name: str, in_channels: int) -> Branch:
         return AuxiliaryBranch(rule=_build_rule(node, key), cls_weight=node.CLS_WEIGHT)
     if node.TYPE != "point":
         raise ValueError(f"{key}.TYPE: unknown type {node.TYPE!r}; known: 'point', 'auxiliary'")
-    window = node.MAX_FILTERING
+    window, rule = node.MAX_FILTERING, _build_rule(node, key)
     try:
         max_filtering = MaxFiltering(in_channels, window.TAU, window.KERNEL, window.NORM) if window.ENABLED else None
         return PointBranch(
             in_channels=in_channels,
             num_classes=cfg.MODEL.DEFCN.NUM_CLASSES,
             prior_prob=cfg.MODEL.DEFCN.PRIOR_PROB,
-            rule=_build_rule(node, key),
+            rule=rule,
             cls_weight=node.CLS_WEIGHT,
             box_weight=node.BOX_WEIGHT,
             box_form=node.BOX_FORM,

@@ -13,9 +13,12 @@ from defcn_ext.assignment import Rule
 from defcn_ext.head import HeadFeatures, conv3x3
 from defcn_ext.layers import MaxFiltering
 from defcn_ext.losses import focal_loss_sum, giou_loss, worker_mean
+from defcn_ext.losses.boxes import EPS
 from defcn_ext.structures import DensePredictions, Objects, Pairs, Points
 
 from .base import Branch
+
+MAX_LOG_DISTANCE = math.log(1e5)  # beyond any image, and far from where areas overflow
 
 
 class PointBranch(Branch):
@@ -83,7 +86,9 @@ class PointBranch(Branch):
         )
 
     def _distances(self, raw: Tensor, points: Points) -> Tensor:
-        return raw.exp() if self.box_form == "exp" else F.relu(raw) * points.stride[:, None]
+        if self.box_form == "exp":
+            return raw.clamp(max=MAX_LOG_DISTANCE).exp()
+        return F.relu(raw) * points.stride[:, None]
 
     def losses(
         self, points: Points, predictions: DensePredictions, objects: Objects, pairs: Pairs
@@ -93,7 +98,7 @@ class PointBranch(Branch):
         Returns:
             scalars "cls", "box" and perhaps "centerness", weighted and normalised.
         """
-        count = worker_mean(torch.tensor(len(pairs), device=objects.boxes.device))
+        count = worker_mean(torch.full((), float(len(pairs)), device=objects.boxes.device))
         classes = objects.classes[pairs.object]
         cls = focal_loss_sum(predictions.score_logits().flatten(0, 1), pairs.point, classes)
         giou = giou_loss(predictions.boxes.flatten(0, 1)[pairs.point], objects.boxes[pairs.object])
@@ -123,7 +128,7 @@ def centerness_target(points: Points, objects: Objects, pairs: Pairs) -> Tensor:
     xy = points.xy[pairs.point % len(points)]
     box = objects.boxes[pairs.object]
     left_top, right_bottom = xy - box[:, :2], box[:, 2:] - xy
-    ratio = torch.minimum(left_top, right_bottom) / torch.maximum(left_top, right_bottom)
+    ratio = torch.minimum(left_top, right_bottom) / torch.maximum(left_top, right_bottom).clamp(min=EPS)
     return ratio.clamp(min=0).prod(-1).sqrt()
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 from detectron2.evaluation import DatasetEvaluator
+
+logger = logging.getLogger(__name__)
 
 
 class NMSGapEvaluator(DatasetEvaluator):
@@ -42,7 +45,10 @@ class NMSGapEvaluator(DatasetEvaluator):
             evaluator.process(inputs, [{**x, "instances": x[key]} for x in outputs])
 
     def evaluate(self) -> dict[str, dict[str, Any]] | None:
-        main, other = self._main.evaluate(), self._other.evaluate()
+        logger.info("Evaluation %s:", self._main_key.replace("_", " ").replace("nms", "NMS"))
+        main = self._main.evaluate()
+        logger.info("Evaluation %s:", self._other_key.replace("_", " ").replace("nms", "NMS"))
+        other = self._other.evaluate()
         if not main or not other:
             return main
         results = OrderedDict(main)

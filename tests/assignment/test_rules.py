@@ -189,6 +189,34 @@ def test_rules_are_built_from_text_and_say_what_they_know():
             build_rule(text)
 
 
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("POTO(radius=[1])", "option radius must be a float, like 1.5"),
+        ("QualityATSS(k=2.5)", "option k must be a int"),
+        ("POTO(invalid=none)", "option invalid must be a float"),
+        ("POTO(prior=global, uncovered=nearest)", "prior=global leaves no object uncovered"),
+        ("POTO(uncovered=neerest)", "'drop' or 'nearest'"),
+        ("FCOS(prior=global)", "unknown spatial prior 'global'"),
+    ],
+)
+def test_options_of_another_kind_are_refused_before_training(text, message):
+    with pytest.raises(ValueError, match=message):
+        build_rule(text)
+
+
+def test_whole_numbers_may_stand_for_floats():
+    assert isinstance(build_rule("POTO(alpha=1, radius=2)"), Rule)
+
+
+def test_an_object_of_no_level_counts_as_uncovered():
+    """FCOS: an object of 6 pixels holds a point of stride 16 only, and that level is for 64 pixels and more."""
+    points = Points.from_sizes([(8, 8), (4, 4)], [8, 16])
+    gt_boxes = torch.tensor([[21.0, 21, 27, 27], [2, 2, 40, 40]])
+    pairs = build_rule("FCOS")(points, torch.rand(80, 1), torch.rand(80, 4), gt_boxes, torch.zeros(2, dtype=torch.long))
+    assert pairs.covered.tolist() == [False, True]
+
+
 def test_a_rule_of_ones_own_is_one_function():
     """The object's best-scored point inside its box, whatever its predicted box."""
 
