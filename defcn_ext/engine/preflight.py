@@ -6,11 +6,18 @@ import os
 import re
 import tempfile
 from argparse import Namespace
+from collections.abc import Callable
 
 import torch
+import yaml
+from torch import nn
 
+from defcn_ext.branches import build_branches
 from defcn_ext.config import add_defcn_config
-from defcn_ext.data.register import check_num_classes, register_from_config
+from defcn_ext.data.augmentation import build_train_augmentation
+from defcn_ext.data.register import FORM, KEY, check_num_classes, register_from_config
+from defcn_ext.engine import solver as solvers
+from defcn_ext.engine.precision import amp_dtype
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
@@ -36,12 +43,9 @@ def load_config(config_file: str, opts: list[str]) -> CfgNode:
     add_defcn_config(cfg)
     if config_file and not PathManager.isfile(config_file):
         raise UserError(f"--config-file {config_file}: no such file")
-    try:
-        if config_file:
-            cfg.merge_from_file(config_file)
-        cfg.merge_from_list(opts)
-    except (KeyError, AssertionError, ValueError) as error:
-        raise UserError(_explain(error, cfg)) from error
+    if config_file:
+        _merge(cfg, lambda: cfg.merge_from_file(config_file), f"{config_file}: ")
+    _merge(cfg, lambda: cfg.merge_from_list(_with_lists(opts)))
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.warning("MODEL.DEVICE %s: no GPU is available, using the CPU", cfg.MODEL.DEVICE)
         cfg.MODEL.DEVICE = "cpu"
@@ -49,11 +53,27 @@ def load_config(config_file: str, opts: list[str]) -> CfgNode:
     return cfg
 
 
+def _merge(cfg: CfgNode, merge: Callable[[], None], source: str = "") -> None:
+    try:
+        merge()
+    except (KeyError, AssertionError, ValueError, OSError, yaml.YAMLError) as error:
+        raise UserError(source + _explain(error, cfg)) from error
+    except (TypeError, AttributeError) as error:  # what comes of a file, or a node, that holds no KEY: VALUE pairs
+        raise UserError(f"{source}expected KEY: VALUE pairs ({_explain(error, cfg)})") from error
+
+
+def _with_lists(opts: list[str]) -> list:
+    """Lets DATASETS.REGISTER be given as one bare entry."""
+    bare = [key == KEY and isinstance(opt, str) and opt[:1] not in ("[", "(") for key, opt in zip(["", *opts], opts)]
+    return [[opt] if alone else opt for opt, alone in zip(opts, bare)]
+
+
 def _explain(error: Exception, cfg: CfgNode) -> str:
-    message = str(error.args[0] if error.args else error)
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    message = " ".join(str(text).split())
     unknown = UNKNOWN_KEY.search(message)
     if not unknown:
-        return message
+        return f"{message}; expected a list of {FORM}" if KEY in message else message
     key, known = unknown.group(1), _flat_keys(cfg)
     return f"unknown config key {key}{_suggest(key, known)}"
 
@@ -82,6 +102,7 @@ def check_run(cfg: CfgNode, args: Namespace) -> None:
         UserError: something is missing, does not fit, or would be overwritten.
     """
     try:
+        _check_values(cfg, args.eval_only)
         _check_processes(cfg, args)
         _check_output(cfg, args)
         register_from_config(cfg)
@@ -89,6 +110,25 @@ def check_run(cfg: CfgNode, args: Namespace) -> None:
         _check_weights(cfg, args)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
+
+
+def _check_values(cfg: CfgNode, eval_only: bool) -> None:
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError:
+        raise ValueError(f"MODEL.DEVICE: unknown device {cfg.MODEL.DEVICE!r}; known: cpu, cuda, cuda:N") from None
+    if cfg.MODEL.META_ARCHITECTURE == "DeFCN":
+        build_branches(cfg, in_channels=256)
+    if eval_only:
+        return
+    solver = cfg.SOLVER
+    for key in ("IMS_PER_BATCH", "ACCUMULATE", "MAX_ITER"):
+        if solver[key] < 1:
+            raise ValueError(f"SOLVER.{key} {solver[key]}: must be at least 1")
+    # Built for a stand-in of the model, these find the unknown names in their own words.
+    solvers.build_lr_scheduler(cfg, solvers.build_optimizer(cfg, nn.Linear(1, 1)))
+    amp_dtype(cfg)
+    build_train_augmentation(cfg)
 
 
 def _check_processes(cfg: CfgNode, args: Namespace) -> None:

@@ -22,6 +22,7 @@ def args(**changes) -> Namespace:
         (["INPUT.BASE_LR", "1.0"], r"INPUT\.BASE_LR; did you mean .*SOLVER\.BASE_LR"),
         (["SOLVER.MAX_ITER", "many"], r"SOLVER\.MAX_ITER"),
         (["SOLVER.MAX_ITER"], "odd|length|pairs"),
+        (["MODEL", "3"], "MODEL"),
     ],
 )
 def test_wrong_overrides(opts, message):
@@ -35,6 +36,30 @@ def test_wrong_file(tmp_path):
     (tmp_path / "typo.yaml").write_text("VERSION: 2\nMODEL:\n  DEFCN:\n    SCORE_TRESH_TEST: 0.1\n")
     with pytest.raises(UserError, match=r"SCORE_TRESH_TEST; did you mean MODEL\.DEFCN\.SCORE_THRESH_TEST"):
         load_config(str(tmp_path / "typo.yaml"), [])
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"MODEL: {WEIGHTS: [", "while parsing"),
+        (b"", "KEY: VALUE"),
+        (b"- MODEL", "KEY: VALUE"),
+        (b"MODEL: 3", "MODEL"),
+        (b"_BASE_: gone.yaml", "gone.yaml"),
+        (b"# \xe9t\xe9", "utf-8.*can't decode"),
+        (b"VERSION: 2\nDATASETS: {REGISTER: 'x=a.json:img'}", 'expected a list of "NAME=JSON:IMAGE_DIR"'),
+    ],
+)
+def test_a_file_that_is_no_config_is_named_in_one_line(tmp_path, content, message):
+    (tmp_path / "c.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=f"c.yaml: .*{message}") as raised:
+        load_config(str(tmp_path / "c.yaml"), [])
+    assert "\n" not in str(raised.value)
+
+
+def test_one_data_set_is_registered_without_brackets():
+    assert load_config("", ["DATASETS.REGISTER", "x=a.json:img"]).DATASETS.REGISTER == ("x=a.json:img",)
+    assert load_config("", ["DATASETS.REGISTER", "('x=a.json:img',)"]).DATASETS.REGISTER == ("x=a.json:img",)
 
 
 def test_device_falls_back_with_one_warning(caplog, monkeypatch):
@@ -64,6 +89,21 @@ def test_good_run_passes(tiny_entry, tmp_path):
         ((), {"num_gpus": 3}, "IMS_PER_BATCH 4 is no multiple of 3"),
         (("SOLVER.ACCUMULATE", 4), {"num_gpus": 2}, "no multiple of 2 .processes. x 4"),
         ((), {"num_gpus": 0}, "--num-gpus 0"),
+        (("SOLVER.ACCUMULATE", 0), {}, "SOLVER.ACCUMULATE 0: must be at least 1"),
+        (("SOLVER.ACCUMULATE", -1), {}, "SOLVER.ACCUMULATE -1: must be at least 1"),
+        (("SOLVER.IMS_PER_BATCH", 0), {}, "SOLVER.IMS_PER_BATCH 0: must be at least 1"),
+        (("SOLVER.MAX_ITER", 0), {}, "SOLVER.MAX_ITER 0: must be at least 1"),
+        (("SOLVER.OPTIMIZER", "ADAM"), {}, "SOLVER.OPTIMIZER: unknown optimizer 'ADAM'; known: SGD"),
+        (("SOLVER.LR_SCHEDULER_NAME", "StepLR"), {}, "StepLR"),
+        (("SOLVER.AMP.DTYPE", "half"), {}, "SOLVER.AMP.DTYPE: unknown type 'half'"),
+        (("INPUT.RANDOM_FLIP", "left"), {}, "INPUT.RANDOM_FLIP: unknown value 'left'"),
+        (("MODEL.DEVICE", "gpu"), {}, "MODEL.DEVICE: unknown device 'gpu'; known: cpu, cuda"),
+        (("MODEL.DEVICE", "gpu"), {"eval_only": True}, "MODEL.DEVICE: unknown device 'gpu'; known: cpu, cuda"),
+        (
+            ("MODEL.META_ARCHITECTURE", "DeFCN", "MODEL.DEFCN.ONE_TO_ONE.RULE", "POTTO()"),
+            {},
+            "MODEL.DEFCN.ONE_TO_ONE.*RULE: unknown assignment rule 'POTTO'; known: ",
+        ),
         ((), {"num_machines": 2}, "--dist-url"),
         (("OUTPUT_DIR", f"{__file__}/out"), {}, "OUTPUT_DIR .*/out: cannot be written"),
         (
