@@ -1,5 +1,6 @@
 """COCO json as people write it, turned into COCO json that loaders and COCOeval can read."""
 
+import itertools
 import json
 import os
 import tempfile
@@ -55,7 +56,7 @@ def _check_categories(json_file: str, categories: list) -> None:
 
 
 def sanitize_coco(content: dict, image_root: str, dirt: Dirt) -> dict:
-    """A copy in which every id is unique and known and every box is four finite numbers.
+    """A copy in which every id is unique and known, every box is four finite numbers, and masks can be read.
 
     What is dropped or repaired is counted in `dirt`. Boxes without area stay, so that results remain comparable with
     those of other tools on the same file: COCOeval counts such an object as missed, and training skips it. COCOeval
@@ -83,6 +84,8 @@ def sanitize_coco(content: dict, image_root: str, dirt: Dirt) -> dict:
         annotations.append(annotation)
     for fresh, annotation in enumerate(renumber, start=max(ids, default=0) + 1):
         annotation["id"] = fresh
+    if len({isinstance(image["id"], str) for image in images}) > 1:
+        _number_images(images, annotations, dirt)
     clean = {**content, "images": images}
     return {**clean, "annotations": annotations} if "annotations" in content else clean
 
@@ -110,6 +113,19 @@ def _sanitize_images(originals: list, image_root: str, dirt: Dirt) -> tuple[list
         names[number] = name
         images.append(image)
     return images, names
+
+
+def _number_images(images: list[dict], annotations: list[dict], dirt: Dirt) -> None:
+    """Replaces ids that are text among numbers, which cannot be sorted together."""
+    numbers = {image["id"]: image["id"] for image in images if not isinstance(image["id"], str)}
+    fresh = itertools.count(max(numbers) + 1)
+    for image in images:
+        if image["id"] not in numbers:
+            numbers[image["id"]] = next(fresh)
+            dirt.add("image ids that are text among numbers: given a number", f"{image['id']!r}")
+        image["id"] = numbers[image["id"]]
+    for annotation in annotations:
+        annotation["image_id"] = numbers[annotation["image_id"]]
 
 
 def _sanitize_annotation(original: Any, names: dict[Any, str], classes: set, dirt: Dirt) -> dict | None:
@@ -140,25 +156,54 @@ def _sanitize_annotation(original: Any, names: dict[Any, str], classes: set, dir
     if as_floats([annotation.get("area")], 1) is None:
         dirt.add("annotations without area: taken as width x height", where)
         annotation["area"] = max(box[2], 0.0) * max(box[3], 0.0)
+    for key, usable in (("segmentation", _is_mask), ("keypoints", _is_keypoints)):
+        if annotation.get(key) and not usable(annotation[key]):
+            dirt.add(f"annotations whose {key} cannot be read: taken without", where)
+            del annotation[key]
     return annotation
 
 
-def usable_json(json_file: str, image_root: str, copy_to: str | os.PathLike) -> tuple[str, dict]:
+def _is_mask(value: Any) -> bool:
+    """Whether it is run lengths, or polygons of which at least one has three corners."""
+    if isinstance(value, dict):
+        counts, size = value.get("counts"), value.get("size")
+        if isinstance(counts, list) and None in map(as_index, counts):
+            return False
+        return isinstance(counts, (list, str)) and isinstance(size, list) and len(size) == 2 and all(map(as_index, size))
+    if not isinstance(value, list) or not all(map(_are_numbers, value)):
+        return False
+    return any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in value)
+
+
+def _is_keypoints(value: Any) -> bool:
+    return _are_numbers(value) and len(value) % 3 == 0
+
+
+def _are_numbers(values: Any) -> bool:
+    # as_floats also reads numbers written as text, which nothing behind this module does
+    return isinstance(values, list) and str not in map(type, values) and as_floats(values, len(values)) is not None
+
+
+def usable_json(
+    json_file: str, image_root: str, copy_to: str | os.PathLike, dirt: Dirt | None = None
+) -> tuple[str, dict]:
     """Where to read the annotations from, and what is there: `json_file` if it is clean, else a copy at `copy_to`.
 
-    Warns once for each kind of flaw. Several processes may write the same copy.
+    Warns once for each kind of flaw, unless `dirt` is given, which leaves the telling to the caller. Several processes
+    may write the same copy.
 
     Raises:
         FileNotFoundError, ValueError: as `read_coco`, and if no usable image is left.
     """
     content = read_coco(json_file)
-    dirt = Dirt()
-    clean = sanitize_coco(content, image_root, dirt)
+    found = Dirt() if dirt is None else dirt
+    clean = sanitize_coco(content, image_root, found)
     if not clean["images"]:
-        raise ValueError(f"{json_file}: none of its images can be used: {'; '.join(dirt.lines())}")
+        raise ValueError(f"{json_file}: none of its images can be used: {'; '.join(found.lines())}")
     if clean == content:
         return str(json_file), content
-    dirt.log(str(json_file))
+    if dirt is None:
+        found.log(str(json_file))
     copy_to = Path(copy_to)
     copy_to.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(prefix=f".{copy_to.name}-", dir=copy_to.parent)

@@ -101,6 +101,8 @@ class RobustMapper(DatasetMapper):
     def _instances(self, annotations: list[dict], transforms: T.TransformList, size: tuple[int, int]):
         wanted = {"segmentation": self.use_instance_mask, "keypoints": self.use_keypoint}
         kept = [{k: v for k, v in a.items() if wanted.get(k, True)} for a in annotations if not a.get("iscrowd", 0)]
+        for key in (k for k, used in wanted.items() if used and any(k in a for a in kept)):
+            kept = [a for a in kept if key in a]  # Detectron2 wants a mask for every box, or for none
         flips = self.keypoint_hflip_indices
         moved = [utils.transform_instance_annotations(a, transforms, size, keypoint_hflip_indices=flips) for a in kept]
         instances = utils.annotations_to_instances(moved, size, mask_format=self.instance_mask_format)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from defcn_ext.data.coco_json import usable_json
+from defcn_ext.data.dirt import Dirt
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -45,7 +46,7 @@ def parse_entry(entry: Any) -> Entry:
 
 
 def register_from_config(cfg: CfgNode) -> list[str]:
-    """Registers every entry of DATASETS.REGISTER; doing it again is fine. Returns the names.
+    """Registers every entry of DATASETS.REGISTER; doing it again only repeats its warnings. Returns the names.
 
     A json that would stop the loader or COCOeval is repaired in a copy at OUTPUT_DIR/datasets/NAME.json, which
     training and evaluation then read.
@@ -67,18 +68,23 @@ def _register(entry: Entry, copy_to: Path) -> None:
     source = f"{os.path.abspath(json_file)}:{os.path.abspath(image_root)}"
     if name in DatasetCatalog:
         if metadata.get("registered_from") == source:
+            # A run registers before it has a log file, and once more when it has.
+            metadata.get("repairs").log(json_file)
             return
         other = metadata.get("registered_from") or metadata.get("json_file") or "elsewhere"
         raise ValueError(f"{KEY}: the name {name!r} is taken ({other}); choose another one")
     if not os.path.isdir(image_root):
         raise FileNotFoundError(f"{KEY}: {name}: image folder {image_root} does not exist")
     try:
-        path, content = usable_json(json_file, image_root, copy_to)
+        repairs = Dirt()
+        path, content = usable_json(json_file, image_root, copy_to, repairs)
         _check_images(content["images"], json_file, image_root)
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(f"{KEY}: {name}: {error}") from None
     classes = [c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])]
-    register_coco_instances(name, {"thing_classes": classes, "registered_from": source}, path, image_root)
+    repairs.log(json_file)
+    extra = {"thing_classes": classes, "registered_from": source, "repairs": repairs}
+    register_coco_instances(name, extra, path, image_root)
 
 
 def _check_images(images: list[dict], json_file: str, image_root: str) -> None:

@@ -83,6 +83,48 @@ def test_annotations_repaired(coco_image, coco_annotation, change, repaired, kin
     assert counts == {kind: 1}
 
 
+SQUARE = [0, 0, 9, 0, 9, 9, 0, 9]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("segmentation", bad) for bad in ([[]], [[SQUARE]], "text", SQUARE, [["0"] * 6], [[1, 2, 3, 4]])),
+        *(("segmentation", bad) for bad in ({"size": [40, 60]}, {"size": [4, 6], "counts": [1.5, "x"]}, {"counts": "a"})),
+        *(("keypoints", bad) for bad in ("x", ["x", 1, 2], [1, 2])),
+    ],
+)
+def test_a_box_outlives_its_mask(coco_image, coco_annotation, make_json, tmp_path, unregistered, key, value):
+    good = coco_annotation(1, box=(0, 0, 9, 9), segmentation=[SQUARE], keypoints=[1, 2, 2])
+    clean, counts = sanitize([coco_image(1, "a.jpg")], [good, {**coco_annotation(2), key: value}])
+    assert clean["annotations"] == [good, coco_annotation(2)]
+    assert counts == {f"annotations whose {key} cannot be read: taken without": 1}
+    path = make_json([coco_image(1, "a.jpg")], [{**coco_annotation(2), key: value}])
+    (record,) = load_coco(path, str(tmp_path), "dirty_masks")
+    assert len(record["annotations"]) == 1
+
+
+@pytest.mark.parametrize(
+    "mask", [[SQUARE, [1, 2]], {"size": [40, 60], "counts": [0, 2400]}, {"size": [4, 6], "counts": "a"}, []]
+)
+def test_masks_that_the_loader_takes_stay(coco_image, coco_annotation, mask):
+    annotation = coco_annotation(1, segmentation=mask, keypoints=[])
+    clean, counts = sanitize([coco_image(1, "a.jpg")], [annotation])
+    assert clean["annotations"] == [annotation] and not counts
+
+
+def test_image_ids_that_cannot_be_sorted(coco_image, coco_annotation, make_json, tmp_path, unregistered):
+    images = [coco_image("b", "b.jpg"), coco_image(7, "c.jpg"), coco_image("7", "a.jpg")]
+    annotations = [coco_annotation(1, "7"), coco_annotation(2, 7), coco_annotation(3, "b")]
+    clean, counts = sanitize(images, annotations)
+    assert [image["id"] for image in clean["images"]] == [8, 7, 9]
+    assert [annotation["image_id"] for annotation in clean["annotations"]] == [9, 7, 8]
+    assert counts == {"image ids that are text among numbers: given a number": 2}
+    assert len(load_coco(make_json(images, annotations), str(tmp_path), "mixed_ids")) == 3
+    clean, counts = sanitize(images[::2], annotations[::2])
+    assert clean["images"] == images[::2] and not counts
+
+
 def test_new_ids_avoid_those_that_come_later(coco_image, coco_annotation):
     annotations = [coco_annotation(n, box=(i, 0, 5, 5)) for i, n in enumerate((0, 1, 1, 3, 2))]
     clean, _ = sanitize([coco_image(1, "a.jpg")], annotations)

@@ -80,6 +80,16 @@ def test_masks_are_mapped_with_the_boxes(cfg, make_record):
     assert torch.allclose(instances.gt_masks.get_bounding_boxes().tensor, instances.gt_boxes.tensor, atol=1e-3)
 
 
+def test_a_box_without_mask_among_masks(cfg, make_record):
+    record = make_record()
+    bare = {k: v for k, v in record["annotations"][0].items() if k != "segmentation"}
+    record["annotations"].insert(0, bare)
+    assert len(RobustMapper(cfg, True)(record)["instances"]) == 2
+    cfg.MODEL.MASK_ON = True
+    instances = RobustMapper(cfg, True)(record)["instances"]
+    assert len(instances) == len(instances.gt_masks) == 1
+
+
 def test_record_without_annotations_gets_no_instances(cfg, make_record):
     record = make_record()
     del record["annotations"]
