@@ -11,6 +11,8 @@ Everything else is a config key: KEY VALUE pairs at the end of the line win over
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -37,9 +39,10 @@ def main(args: Namespace) -> dict:
         if args.eval_only:
             return evaluate(cfg, args.resume)
         trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
+        with download_told(cfg, args.resume):
+            trainer.resume_or_load(resume=args.resume)
         return trainer.train()
-    except UnreadableImageError as error:
+    except (UserError, UnreadableImageError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -47,11 +50,27 @@ def evaluate(cfg: CfgNode, resume: bool) -> dict:
     """Results of MODEL.WEIGHTS, or with `resume` of the last checkpoint in OUTPUT_DIR, on DATASETS.TEST."""
     register_from_config(cfg)
     model = Trainer.build_model(cfg)
-    DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    with download_told(cfg, resume):
+        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
+
+
+@contextmanager
+def download_told(cfg: CfgNode, resume: bool) -> Iterator[None]:
+    """Inside, MODEL.WEIGHTS that cannot be fetched become a UserError."""
+    resumed = resume and os.path.exists(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
+    try:
+        yield
+    except OSError as error:
+        if resumed or "://" not in cfg.MODEL.WEIGHTS:
+            raise
+        raise UserError(
+            f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}: cannot be downloaded ({error}); give a local file, or MODEL.WEIGHTS "
+            '"" to start from random weights'
+        ) from error
 
 
 def prepare(args: Namespace) -> None:

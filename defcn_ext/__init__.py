@@ -2,11 +2,11 @@
 
 import warnings
 
-from defcn_ext._platform import ensure_detectron2
+from defcn_ext._platform import describe, ensure_detectron2
 
 __version__ = "0.1.0"
 
-ensure_detectron2()
+PLATFORM = describe(ensure_detectron2())
 
 with warnings.catch_warnings():
     # fvcore scripts its losses on import, which newer versions of torch call deprecated
@@ -14,4 +14,4 @@ with warnings.catch_warnings():
     from defcn_ext import backbone, meta_arch  # noqa: F401  (fill Detectron2's registries)
     from defcn_ext.config import add_defcn_config
 
-__all__ = ["add_defcn_config"]
+__all__ = ["PLATFORM", "add_defcn_config"]

@@ -1,15 +1,12 @@
 """Makes `import detectron2` work: the installed package if there is one, else the stand-in of this project."""
 
 import importlib.util
-import logging
 import os
 import sys
 from pathlib import Path
 
 CHOICE_VARIABLE = "DEFCN_DETECTRON2"
 STANDIN_ROOT = Path(__file__).resolve().parent / "standin"
-
-logger = logging.getLogger(__name__)
 
 
 def ensure_detectron2() -> str:
@@ -45,11 +42,15 @@ def ensure_detectron2() -> str:
     elif found is None:
         sys.path.append(str(STANDIN_ROOT))
         found = "standin"
-    if found == "standin":
-        logger.info("detectron2: not installed, using the stand-in of defcn_ext (%s)", STANDIN_ROOT)
-    else:
-        logger.info("detectron2: using the installed package")
     return found
+
+
+def describe(found: str) -> str:
+    """What `ensure_detectron2` chose, and why, for the log."""
+    forced = f", forced by {CHOICE_VARIABLE}" if os.environ.get(CHOICE_VARIABLE) else ""
+    if found == "installed":
+        return f"the installed package{forced}"
+    return f"the stand-in of defcn_ext at {STANDIN_ROOT}{forced or ', as it is not installed'}"
 
 
 def _which() -> str | None:

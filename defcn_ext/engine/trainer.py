@@ -12,9 +12,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from defcn_ext import PLATFORM
 from defcn_ext.data.loaders import build_test_loader, check_test_images, train_dicts
 from defcn_ext.data.mapper import RobustMapper
-from defcn_ext.data.register import register_from_config
+from defcn_ext.data.register import check_num_classes, register_from_config
 from defcn_ext.engine import solver
 from defcn_ext.engine.console import ProgressPrinter
 from defcn_ext.engine.data_order import ResumableLoader, build_sampler, images_per_process
@@ -31,6 +32,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from detectron2.utils.logger import setup_logger
 
+logger = logging.getLogger(__name__)
+
 WRITE_PERIOD = 20  # iterations
 
 
@@ -46,7 +49,10 @@ class Trainer(DefaultTrainer):
         for name in ("detectron2", "defcn_ext"):
             if not logging.getLogger(name).isEnabledFor(logging.INFO):
                 setup_logger(name=name)
+        logger.info("detectron2: %s", PLATFORM)
         register_from_config(cfg)
+        if cfg.MODEL.META_ARCHITECTURE == "DeFCN":
+            check_num_classes(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
         check_test_images(cfg)
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER

@@ -1,7 +1,10 @@
+import json
 import os
+from urllib.error import URLError
 
 import pytest
 
+import defcn_ext
 import train_net
 from tests.engine.tiny import NAME, tiny_cfg
 
@@ -45,6 +48,28 @@ def test_a_broken_test_image_is_named_before_anything_is_trained(command, tmp_pa
     monkeypatch.setattr(train_net.DetectionCheckpointer, "resume_or_load", lambda *args, **kwargs: {})
     with pytest.raises(SystemExit, match=r"error: DATASETS\.TEST tiny_train: 1 of 10 images .* first .*4\.png"):
         command(*more)
+
+
+def test_repairs_and_platform_are_in_the_log(command, tmp_path):
+    content = json.loads((tmp_path / "data" / "tiny.json").read_text())
+    content["annotations"][0]["bbox"] = None
+    (tmp_path / "data" / "tiny.json").write_text(json.dumps(content))
+    command("SOLVER.MAX_ITER", 1, "DATASETS.TEST", "()")
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert log.count("tiny.json: 1 annotations whose bbox is not four finite numbers: skipped") == 1
+    assert f"detectron2: {defcn_ext.PLATFORM}" in log
+
+
+@pytest.mark.parametrize("more", [(), ("--eval-only",)])
+def test_weights_that_cannot_be_downloaded(command, monkeypatch, more):
+    def fail(*args, **kwargs):
+        raise URLError("no route")
+
+    monkeypatch.setattr(train_net.DetectionCheckpointer, "resume_or_load", fail)
+    with pytest.raises(SystemExit, match=r"error: MODEL\.WEIGHTS detectron2://a/b.pkl: .*no route.*a local file"):
+        command(*more, "MODEL.WEIGHTS", "detectron2://a/b.pkl")
+    with pytest.raises(URLError):
+        command(*more, "MODEL.WEIGHTS", __file__)
 
 
 def test_a_wrong_key_ends_with_one_line(command):

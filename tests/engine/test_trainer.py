@@ -151,6 +151,13 @@ def test_amp_on_the_cpu(tiny_entry, tmp_path, dtype):
     assert all(torch.isfinite(p).all() for p in trainer.model.parameters())
 
 
+@pytest.mark.parametrize("key", ["TRAIN", "TEST"])
+def test_classes_are_checked_without_the_script_too(tiny_entry, tmp_path, key):
+    opts = ("MODEL.META_ARCHITECTURE", "DeFCN", "MODEL.DEFCN.NUM_CLASSES", 7, "DATASETS.TRAIN", ())
+    with pytest.raises(ValueError, match="NUM_CLASSES is 7, but tiny_train has 1"):
+        TinyTrainer(tiny_cfg(tiny_entry, tmp_path / "out", *opts, f"DATASETS.{key}", (NAME,)))
+
+
 def test_unknown_amp_type(tiny_entry, tmp_path):
     with pytest.raises(ValueError, match=r"SOLVER\.AMP\.DTYPE.*'fp16'.*float16, bfloat16"):
         TinyTrainer(tiny_cfg(tiny_entry, tmp_path / "out", "SOLVER.AMP.DTYPE", "fp16"))
