@@ -16,6 +16,7 @@ from detectron2.data import transforms as T
 
 logger = logging.getLogger(__name__)
 
+MAX_ASPECT = 100  # longer side to shorter; a resize would leave nothing of the shorter side of much thinner images
 GIVE_UP_AFTER = 100  # unreadable images in a row, when something else than single files must be wrong
 
 
@@ -29,7 +30,8 @@ class RobustMapper(DatasetMapper):
     Training: returns None for an unreadable image, upon which the loader takes another one; the 1st, 10th, 100th ...
     are told. Evaluation: an image whose pixels are broken behind an intact header counts as a blank one, told likewise,
     because results of hours must not be lost to it; any other raises UnreadableImageError with the file's name. Where
-    the record's size is not that of the image, the image's is used, instead of Detectron2's SizeMismatchError.
+    the record's size is not that of the image, the image's is used, instead of Detectron2's SizeMismatchError. Images
+    thinner than MAX_ASPECT get a black border on the right or below.
     """
 
     @configurable
@@ -75,7 +77,7 @@ class RobustMapper(DatasetMapper):
         if self._cache is not None and path in self._cache:
             return self._cache[path]
         try:
-            image = utils.read_image(path, format=self.image_format)
+            image = _widened(utils.read_image(path, format=self.image_format))
         except UNREADABLE as error:
             return self._replacement(path, error)
         self._failures_in_a_row = 0
@@ -109,3 +111,9 @@ class RobustMapper(DatasetMapper):
         if self.recompute_boxes:
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         return utils.filter_empty_instances(instances)
+
+
+def _widened(image: np.ndarray) -> np.ndarray:
+    least = -(-max(image.shape[:2]) // MAX_ASPECT)
+    missing = [(0, max(least - side, 0)) for side in image.shape[:2]]
+    return np.pad(image, [*missing, *[(0, 0)] * (image.ndim - 2)]) if min(image.shape[:2]) < least else image

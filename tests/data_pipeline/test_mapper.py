@@ -90,6 +90,19 @@ def test_a_box_without_mask_among_masks(cfg, make_record):
     assert len(instances) == len(instances.gt_masks) == 1
 
 
+@pytest.mark.parametrize("is_train", [True, False])
+@pytest.mark.parametrize("size, shape", [((4000, 1), (90, 1)), ((1, 4000), (1, 90)), ((1, 60), (2, 90))])
+def test_a_very_thin_image_keeps_both_sides(cfg, make_record, is_train, size, shape):
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.RANDOM_FLIP = (50,), "none"
+    record = make_record(size=size)
+    record["annotations"][0].update(bbox=[0.0, 0.0, 1.0, 1.0])
+    mapped = RobustMapper(cfg, is_train)(record)
+    assert mapped["image"].shape[1:] == shape
+    if is_train:
+        x_scale, y_scale = shape[1] / mapped["width"], shape[0] / mapped["height"]
+        assert mapped["instances"].gt_boxes.tensor[0].tolist() == pytest.approx([0, 0, x_scale, y_scale])
+
+
 def test_record_without_annotations_gets_no_instances(cfg, make_record):
     record = make_record()
     del record["annotations"]
