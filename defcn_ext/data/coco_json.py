@@ -169,7 +169,8 @@ def _is_mask(value: Any) -> bool:
         counts, size = value.get("counts"), value.get("size")
         if isinstance(counts, list) and None in map(as_index, counts):
             return False
-        return isinstance(counts, (list, str)) and isinstance(size, list) and len(size) == 2 and all(map(as_index, size))
+        has_size = isinstance(size, list) and len(size) == 2 and all(map(as_index, size))
+        return has_size and isinstance(counts, (list, str))
     if not isinstance(value, list) or not all(map(_are_numbers, value)):
         return False
     return any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in value)

@@ -90,7 +90,7 @@ SQUARE = [0, 0, 9, 0, 9, 9, 0, 9]
     ("key", "value"),
     [
         *(("segmentation", bad) for bad in ([[]], [[SQUARE]], "text", SQUARE, [["0"] * 6], [[1, 2, 3, 4]])),
-        *(("segmentation", bad) for bad in ({"size": [40, 60]}, {"size": [4, 6], "counts": [1.5, "x"]}, {"counts": "a"})),
+        *(("segmentation", bad) for bad in ({"size": [40, 60]}, {"size": [4, 6], "counts": [1, "x"]}, {"counts": "a"})),
         *(("keypoints", bad) for bad in ("x", ["x", 1, 2], [1, 2])),
     ],
 )
