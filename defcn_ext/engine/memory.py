@@ -1,6 +1,6 @@
 """Memory of the training process, where Detectron2 reports that of the GPU alone."""
 
-import resource
+import os
 import sys
 from pathlib import Path
 
@@ -9,13 +9,17 @@ import torch
 from detectron2.engine import HookBase
 
 MIB = 2**20
+STATM = Path("/proc/self/statm")
 
 
-def resident_memory() -> float:
-    """Memory that this process holds now, in MiB; its peak so far on systems without /proc."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * resource.getpagesize() / MIB
+def resident_memory() -> float | None:
+    """Memory that this process holds now, in MiB; its peak so far on systems without /proc, None on Windows."""
+    if STATM.exists():
+        return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / MIB
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / MIB if sys.platform == "darwin" else peak / 1024
 
@@ -25,6 +29,8 @@ class MemoryStats(HookBase):
 
     def after_step(self) -> None:
         storage = self.trainer.storage
-        storage.put_scalar("memory_mb", resident_memory(), smoothing_hint=False)
+        memory = resident_memory()
+        if memory is not None:
+            storage.put_scalar("memory_mb", memory, smoothing_hint=False)
         if torch.cuda.is_available():
             storage.put_scalar("gpu_memory_mb", torch.cuda.max_memory_allocated() / MIB, smoothing_hint=False)
