@@ -23,6 +23,7 @@ import torch
 from tabulate import tabulate
 
 import defcn_ext
+from defcn_ext.data import UnreadableImageError
 from defcn_ext.engine.preflight import UserError, load_config
 from defcn_ext.tools.demo_training import SCORE, Run, load_trained, minutes, number, say, train_or_reuse
 from defcn_ext.tools.drawing import contact_sheet, save, score_map_figure
@@ -154,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--iterations must be at least 1")
     try:
         run_demo(Path(args.output), args.iterations)
-    except UserError as error:
+    except (UserError, UnreadableImageError) as error:
         sys.exit(f"demo: error: {error}")
 
 

@@ -21,6 +21,7 @@ from torch import nn
 
 import defcn_ext  # noqa: F401  (makes detectron2 importable)
 from defcn_ext.data import RobustMapper, UnreadableImageError
+from defcn_ext.data.headers import UNREADABLE
 from defcn_ext.engine import Trainer
 from defcn_ext.engine.preflight import UserError, check_run, load_config
 from defcn_ext.meta_arch import DeFCN
@@ -127,8 +128,16 @@ def score_maps(
 
 
 def load_scene(record: dict[str, Any]) -> Scene:
-    """The image of a dataset dict, and its objects without the crowd regions."""
-    image = utils.read_image(record["file_name"], format="RGB")
+    """The image of a dataset dict, and its objects without the crowd regions.
+
+    Raises:
+        UnreadableImageError: the image cannot be read.
+    """
+    try:
+        image = utils.read_image(record["file_name"], format="RGB")
+    except UNREADABLE as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UnreadableImageError(f"{record['file_name']}: cannot be read ({reason})") from error
     annotations = [a for a in record.get("annotations", []) if not a.get("iscrowd", 0)]
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
     objects = Instances(image.shape[:2])
@@ -147,17 +156,26 @@ def spread(records: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]
 def most_crowded(
     records: Sequence[dict[str, Any]], count: int, *, max_objects: int | None = None
 ) -> list[dict[str, Any]]:
-    """Records with the most visible overlap of objects of one class, the most crowded first.
+    """Records with the most visible overlap of objects of one class, the most crowded first, unreadable ones left out.
 
     Args:
         max_objects: images with more objects, which are hard to read, come after all others.
+
+    Raises:
+        UnreadableImageError: no image can be read.
     """
-
-    def rank(record: dict[str, Any]) -> tuple[bool, float]:
-        readable = max_objects is None or len(record.get("annotations", [])) <= max_objects
-        return readable, crowding(load_scene(record))
-
-    return sorted(records, key=rank, reverse=True)[:count]
+    ranks, broken = [], None
+    for index, record in enumerate(records):
+        try:
+            crowd = crowding(load_scene(record))
+        except UnreadableImageError as error:
+            broken = error
+            continue
+        few = max_objects is None or len(record.get("annotations", [])) <= max_objects
+        ranks.append((few, crowd, -index))
+    if broken and not ranks:
+        raise broken
+    return [records[-index] for _, _, index in sorted(ranks, reverse=True)[:count]]
 
 
 def crowding(scene: Scene) -> float:

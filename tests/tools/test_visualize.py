@@ -2,6 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
+from defcn_ext.data import UnreadableImageError
 from defcn_ext.engine import Trainer
 from defcn_ext.engine.preflight import UserError, load_config
 from defcn_ext.tools import visualize
@@ -130,6 +131,17 @@ def test_crowded_means_pairs_of_one_class_that_overlap(tmp_path):
     assert visualize.most_crowded(records, 1) == records[2:]
     crowding = [visualize.crowding(visualize.load_scene(r)) for r in records]
     assert crowding == pytest.approx([0, 0, (8 * 10 / 50 / 50) ** 0.5])
+
+
+def test_unreadable_images_are_named_or_left_out(quick, tmp_path):
+    (tmp_path / "bad.png").write_text("no image")
+    bad = {"file_name": str(tmp_path / "bad.png"), "annotations": []}
+    with pytest.raises(UnreadableImageError, match=r"bad\.png: cannot be read \(UnidentifiedImageError"):
+        visualize.load_scene(bad)
+    records = DatasetCatalog.get("quick_val")
+    assert visualize.most_crowded([bad, *records], 100) == visualize.most_crowded(records, 100)
+    with pytest.raises(UnreadableImageError, match="bad"):
+        visualize.most_crowded([bad], 1)
 
 
 def test_other_architectures_show_their_one_kind_of_detections(quick):
