@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import math
+import os
 import shutil
 import sys
 import time
@@ -64,15 +65,26 @@ def train_or_reuse(detector: str, cfg: CfgNode, data: Path) -> Run:
     folder = Path(cfg.OUTPUT_DIR)
     inputs = {"config": cfg.dump(), "data": json.loads((data / "meta.json").read_text())["sha256"]}
     record = folder / "run.json"
-    if record.is_file():
-        content = json.loads(record.read_text())
-        if content["inputs"] == inputs and Path(content["run"]["weights"]).is_file():
-            say(f"{detector}: already trained, taken from {folder} (remove it to train again)")
-            return Run.from_json(content["run"])
+    run = read_run(record, inputs)
+    if run is not None:
+        say(f"{detector}: already trained, taken from {folder} (remove it to train again)")
+        return run
     clear(folder)
     run = train(detector, cfg)
-    record.write_text(json.dumps({"run": asdict(run), "inputs": inputs}, indent=2) + "\n")
+    partial = folder / ".run.json.partial"
+    partial.write_text(json.dumps({"run": asdict(run), "inputs": inputs}, indent=2) + "\n")
+    os.replace(partial, record)
     return run
+
+
+def read_run(record: Path, inputs: dict[str, str]) -> Run | None:
+    """The run that a file records, if it is of these inputs, can be read, and its weights are there."""
+    try:
+        content = json.loads(record.read_text())
+        run = Run.from_json(content["run"])
+        return run if content["inputs"] == inputs and Path(run.weights).is_file() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def clear(folder: Path) -> None:

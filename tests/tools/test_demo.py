@@ -41,7 +41,8 @@ def test_results_are_valid_json_even_where_nothing_was_measured(tmp_path):
     first, second = json.loads(text, parse_constant=pytest.fail)
     assert first["gap"] == 31.25 and first["counts"]["duplicates"] == 200
     assert second["ap"] == {"without_nms": None, "with_nms": None} and second["duplicates_per_object"] == 0.0
-    assert "| - " in (tmp_path / "table.md").read_text() or " - |" in (tmp_path / "table.md").read_text()
+    last = (tmp_path / "table.md").read_text().splitlines()[-1]
+    assert [cell.strip() for cell in last.strip("|").split("|")] == ["FCOS", "-", "-", "-", "0.00", "2:05"]
 
 
 def test_a_run_survives_its_record():
@@ -99,6 +100,12 @@ def test_another_config_or_other_data_trains_again(quick, tmp_path, monkeypatch)
     (tmp_path / "run" / "model_final.pth").unlink()
     demo_training.train_or_reuse("FCOS", cfg, data)
     assert calls == [5, 6, 6, 6]
+    record = tmp_path / "run" / "run.json"
+    for broken in (record.read_text()[:40], "[]", '{"run": {}}'):
+        record.write_text(broken)
+        demo_training.train_or_reuse("FCOS", cfg, data)
+    assert calls == [5, 6, 6, 6, 6, 6, 6]
+    assert sorted(p.name for p in record.parent.iterdir()) == ["config.yaml", "model_final.pth", "run.json"]
 
 
 def test_never_removes_what_is_not_its_own(tmp_path):
