@@ -98,7 +98,7 @@ def convert(source: str | os.PathLike, output: str | os.PathLike) -> dict[str, t
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    default = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "bccd"
+    default = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser() / "bccd"
     parser.add_argument("source", help="the clone of BCCD_Dataset")
     parser.add_argument("--output", default=str(default), help="folder to write (default: %(default)s)")
     args = parser.parse_args(arguments)

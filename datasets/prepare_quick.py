@@ -111,7 +111,7 @@ def prepare(output: str | os.PathLike, train: int = 400, val: int = 100, seed: i
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    default = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")) / "quick"
+    default = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser() / "quick"
     parser.add_argument("--output", default=str(default), help="folder to write (default: %(default)s)")
     parser.add_argument("--train", type=int, default=400, help="training images (default: %(default)s)")
     parser.add_argument("--val", type=int, default=100, help="validation images (default: %(default)s)")
@@ -121,7 +121,7 @@ def main(arguments: list[str] | None = None) -> None:
     start = time.perf_counter()
     try:
         written = prepare(args.output, args.train, args.val, args.seed, args.size)
-    except (ValueError, FileExistsError) as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     took = f"written in {time.perf_counter() - start:.1f} s" if written else "already there"
     print(f"Quick: {args.train} training and {args.val} validation images, {took}: {args.output}")

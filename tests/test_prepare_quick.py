@@ -185,3 +185,17 @@ def test_numbers_out_of_range_are_named(modules, tmp_path, capsys):
         modules[0].main(["--output", str(tmp_path / "q"), "--size", "16"])
     assert "--size 16: must be at least 64" in capsys.readouterr().err
     assert not (tmp_path / "q").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(modules, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit):
+        modules[0].main(["--output", str(tmp_path / "file" / "q"), "--train", "1", "--val", "1", "--size", "64"])
+    assert "error: " in capsys.readouterr().err
+
+
+def test_home_in_the_root_of_the_data_sets(modules, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DETECTRON2_DATASETS", "~/data")
+    modules[0].main(["--train", "1", "--val", "1", "--size", "64"])
+    assert (tmp_path / "data" / "quick" / "train.json").is_file()

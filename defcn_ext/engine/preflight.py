@@ -178,7 +178,7 @@ def _check_files(key: str, name: str) -> None:
     metadata = MetadataCatalog.get(name)
     for path in (metadata.get("json_file"), metadata.get("image_root")):
         if path and not PathManager.exists(path):
-            root = os.path.abspath(os.getenv("DETECTRON2_DATASETS", "datasets"))
+            root = os.path.abspath(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
             raise FileNotFoundError(
                 f"{key}: {name}: {path} does not exist. Data sets are looked for under DETECTRON2_DATASETS "
                 f"(now {root}); datasets/README.md tells the layout"

@@ -91,3 +91,10 @@ def test_wrong_folder_is_named(script, tmp_path, capsys):
     with pytest.raises(SystemExit):
         script.main([str(tmp_path)])
     assert "no ImageSets/Main/train.txt; expected a clone of BCCD_Dataset" in capsys.readouterr().err
+
+
+def test_home_in_the_root_of_the_data_sets(script, source, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DETECTRON2_DATASETS", "~/data")
+    script.main([str(source)])
+    assert (tmp_path / "data" / "bccd" / "train.json").is_file()

@@ -118,6 +118,13 @@ def test_what_would_fail_is_told_before(tiny_entry, tmp_path, opts, changes, mes
         check_run(tiny_cfg(tiny_entry, tmp_path / "out", *opts), args(**changes))
 
 
+def test_home_in_the_root_of_the_data_sets(tiny_entry, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DETECTRON2_DATASETS", "~/data")
+    with pytest.raises(UserError, match=f"now {tmp_path}/data"):
+        check_run(tiny_cfg(tiny_entry, tmp_path / "out", "DATASETS.TEST", ("coco_2017_val",)), args())
+
+
 def test_remote_and_heuristic_weights_are_not_looked_for_here(tiny_entry, tmp_path):
     (tmp_path / "w.pth").touch()
     for weights in ("detectron2://a/b.pkl", f"{tmp_path / 'w.pth'}?matching_heuristics=True"):
