@@ -29,9 +29,11 @@ def train(entry: str, output, result) -> None:
     torch.save(everything, f"{result}.{comm.get_rank()}")
 
 
-def test_two_processes_equal_one_on_the_joint_batch(tiny_entry, tmp_path):
+def test_two_processes_equal_one_on_the_joint_batch(tiny_entry, tmp_path, monkeypatch):
     launch(train, 1, args=(tiny_entry, tmp_path / "one", tmp_path / "single"))
-    launch(train, 2, dist_url="auto", args=(tiny_entry, tmp_path / "two", tmp_path / "pair"))
+    with monkeypatch.context() as workers:
+        workers.setenv("CUDA_VISIBLE_DEVICES", "")  # else they would want a GPU each, and talk over NCCL
+        launch(train, 2, dist_url="auto", args=(tiny_entry, tmp_path / "two", tmp_path / "pair"))
     single, *pair = (torch.load(tmp_path / name) for name in ("single.0", "pair.0", "pair.1"))
 
     joint = [image for batch in zip(pair[0]["seen"], pair[1]["seen"]) for image in batch]
