@@ -7,7 +7,7 @@ HERE = Path(__file__).parent
 setup(
     name="defcn_ext",
     version="0.1.0",
-    description="Detectors that need no NMS, for Detectron2: DeFCN, DATE, one-to-few and dual weighting",
+    description="Detectors that need no NMS, for Detectron2",
     long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -31,7 +31,7 @@ setup(
         "termcolor>=1.1",
     ],
     extras_require={
-        "test": ["pytest>=7", "hypothesis>=6", "ruff>=0.4"],
+        "test": ["pytest>=7", "hypothesis>=6", "ruff>=0.17,<0.18"],
         "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2.git"],
     },
 )
