@@ -6,8 +6,6 @@ from defcn_ext.config import add_defcn_config
 from detectron2.config import get_cfg
 from detectron2.structures import Boxes, Instances
 
-CONFIGS = "configs"
-
 
 def tiny_cfg(*opts):
     """ResNet-18 with 64 channels, on the CPU; `opts` are KEY, VALUE, ..."""
