@@ -3,26 +3,28 @@
 # make lint   the linter alone
 # make clean  removes the environment and caches; results in output/ stay
 #
-# PYTHON=python3.12 chooses the interpreter, VENV=DIR the environment. One that already exists is used as it is.
+# PYTHON=python3.12 chooses the interpreter, VENV=DIR the environment. One that already exists is used as it is,
+# and must hold what is needed.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OURS := $(VENV)/.made-by-make
+COMMA := ,
 
 .DEFAULT_GOAL := demo
 .PHONY: demo test lint clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
-	$(BIN)/python datasets/prepare_quick.py
-	$(BIN)/python -m defcn_ext.tools.demo
+	@$(call run,datasets/prepare_quick.py,.)
+	@$(call run,-m defcn_ext.tools.demo,.)
 
 test: lint
-	$(BIN)/python -m pytest -q
+	@$(call run,-m pytest -q,.[test])
 
 lint: $(VENV)/.installed-test
-	$(BIN)/python -m ruff check .
+	@$(call run,-m ruff check .,.[test])
 
 clean:
 	rm -rf .venv .ci-venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
@@ -46,4 +48,13 @@ if [ -e $(OURS) ]; then \
 else \
 	echo 'Using $(VENV) as it is'; \
 fi
+endef
+
+# A failure in an environment that was not made here may only mean that something is not installed in it.
+define run
+echo '$(BIN)/python $(1)'; $(BIN)/python $(1) || { \
+	status=$$?; \
+	[ -e $(OURS) ] || $(BIN)/python -c 'import defcn_ext$(if $(findstring test,$(2)),$(COMMA) hypothesis$(COMMA) pytest$(COMMA) ruff)' 2>/dev/null || \
+		echo "$(VENV) lacks packages. Install them: $(BIN)/python -m pip install -e '$(2)'" >&2; \
+	exit $$status; }
 endef
