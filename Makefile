@@ -44,7 +44,7 @@ $(VENV)/.installed-test: setup.py | $(BIN)/python
 # Installs again when setup.py is newer than the stamp.
 define install
 if [ -e $(OURS) ]; then \
-	set -ex; $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '$(1)'; touch $@; \
+	set -ex; $(BIN)/python -m pip install --disable-pip-version-check -e '$(1)'; touch $@; \
 else \
 	echo 'Using $(VENV) as it is'; \
 fi

@@ -26,12 +26,13 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
         if isinstance(node, ast.Name):
             return node.id, {}
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
-            return node.func.id, {_name(k): ast.literal_eval(k.value) for k in node.keywords}
+            names = [_name(k) for k in node.keywords]
+            if len(set(names)) == len(names):
+                return node.func.id, {name: ast.literal_eval(k.value) for name, k in zip(names, node.keywords)}
     except (SyntaxError, ValueError):
         pass
-    raise ValueError(
-        f"cannot read the rule {text!r}: write it as NAME(option=value, ...), with numbers, words, strings or lists"
-    )
+    form = "NAME(option=value, ...), each option once; values are numbers, words, strings or lists"
+    raise ValueError(f"cannot read the rule {text!r}: write it as {form}")
 
 
 def _name(keyword: ast.keyword) -> str:

@@ -33,6 +33,7 @@ def test_names_and_values(text, name, options):
         "",
         "   ",
         "POTO(",
+        "POTO(alpha=0.8, alpha=0.9)",
         "POTO)",
         "POTO(0.8)",
         "POTO(alpha=0.8, 1.5)",

@@ -10,7 +10,7 @@ from defcn_ext.tools import benchmark
 @pytest.mark.parametrize("count", [1, 40])
 def test_both_routes_reach_the_same_total_quality(count):
     """Else the ratio of their times would mean nothing."""
-    points, scores, boxes, gt_boxes, gt_classes = image = benchmark.crowded_image(count, num_classes=5, seed=3)
+    _, scores, boxes, gt_boxes, gt_classes = image = benchmark.crowded_image(count, num_classes=5, seed=3)
     pairs = build_rule("POTO")(*image)
     quality = scores[pairs.point, gt_classes[pairs.object]] ** 0.2
     quality = quality * paired_iou(boxes[pairs.point], gt_boxes[pairs.object]) ** 0.8
