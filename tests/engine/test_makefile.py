@@ -25,7 +25,7 @@ def make(tmp_path):
         log.write_text("")
         settings = [f"PYTHON={python}", f"VENV={tmp_path / 'venv'}"]
         subprocess.run(["make", *settings, *arguments], cwd=ROOT, check=True, capture_output=True)
-        return [line.split(" --quiet")[0].removeprefix("-m ") for line in log.read_text().splitlines()]
+        return [line.split(" --disable")[0].removeprefix("-m ") for line in log.read_text().splitlines()]
 
     return run
 
