@@ -8,6 +8,7 @@
 Everything else is a config key: KEY VALUE pairs at the end of the line win over the file.
 """
 
+import logging
 import os
 import sys
 from argparse import Namespace
@@ -16,7 +17,7 @@ from contextlib import contextmanager
 
 import torch
 
-import defcn_ext  # noqa: F401  (makes detectron2 importable)
+import defcn_ext  # makes detectron2 importable
 from defcn_ext.data import UnreadableImageError, register_from_config
 from defcn_ext.engine import Trainer
 from defcn_ext.engine.preflight import UserError, check_run, load_config
@@ -48,6 +49,7 @@ def main(args: Namespace) -> dict:
 
 def evaluate(cfg: CfgNode, resume: bool) -> dict:
     """Results of MODEL.WEIGHTS, or with `resume` of the last checkpoint in OUTPUT_DIR, on DATASETS.TEST."""
+    logging.getLogger("defcn_ext").info("detectron2: %s", defcn_ext.PLATFORM)
     register_from_config(cfg)
     model = Trainer.build_model(cfg)
     with download_told(cfg, resume):

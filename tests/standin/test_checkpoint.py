@@ -101,6 +101,8 @@ def log_of(caplog, folder):
 
 @pytest.mark.parametrize("fact", FILES)
 def test_files_of_every_origin(fact, tmp_path, caplog):
+    if fact == "pth_with_numpy_arrays" and tuple(int(x) for x in torch.__version__.split(".")[:2]) < (2, 6):
+        pytest.skip("torch refuses arrays in .pth files since 2.6")
     name, query, content = FILES[fact]
     path = "" if name is None else write(tmp_path, name, content) + query
     model = Model()
