@@ -43,6 +43,9 @@ def load_config(config_file: str, opts: list[str]) -> CfgNode:
     add_defcn_config(cfg)
     if config_file and not PathManager.isfile(config_file):
         raise UserError(f"--config-file {config_file}: no such file")
+    late = [word for word in opts if word.startswith("--")]
+    if late:
+        raise UserError(f"{late[0]} stands behind KEY VALUE pairs: put all options before the first pair")
     if config_file:
         _merge(cfg, lambda: cfg.merge_from_file(config_file), f"{config_file}: ")
     _merge(cfg, lambda: cfg.merge_from_list(_with_lists(opts)))

@@ -23,6 +23,7 @@ def args(**changes) -> Namespace:
         (["SOLVER.MAX_ITER", "many"], r"SOLVER\.MAX_ITER"),
         (["SOLVER.MAX_ITER"], "odd|length|pairs"),
         (["MODEL", "3"], "MODEL"),
+        (["OUTPUT_DIR", "out", "--resume"], "--resume stands behind KEY VALUE pairs: put all options before"),
     ],
 )
 def test_wrong_overrides(opts, message):
