@@ -81,6 +81,7 @@ class DeFCN(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """The only place that reads the config; every key is described in `defcn_ext/config.py`."""
         options = cfg.MODEL.DEFCN
         backbone = build_backbone(cfg)
         channels = _common_channels(backbone.output_shape(), options.IN_FEATURES)

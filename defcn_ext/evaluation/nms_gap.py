@@ -45,6 +45,7 @@ class NMSGapEvaluator(DatasetEvaluator):
             evaluator.process(inputs, [{**x, "instances": x[key]} for x in outputs])
 
     def evaluate(self) -> dict[str, dict[str, Any]] | None:
+        """The results of both ways and their difference, as the class describes; those of the main way where empty."""
         logger.info("Evaluation %s:", self._main_key.replace("_", " ").replace("nms", "NMS"))
         main = self._main.evaluate()
         logger.info("Evaluation %s:", self._other_key.replace("_", " ").replace("nms", "NMS"))

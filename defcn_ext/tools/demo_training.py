@@ -100,6 +100,7 @@ def clear(folder: Path) -> None:
 
 
 def train(detector: str, cfg: CfgNode) -> Run:
+    """Trains as train_net.py does, evaluates with and without NMS, and counts what becomes of the detections."""
     folder, iterations = Path(cfg.OUTPUT_DIR), cfg.SOLVER.MAX_ITER
     check_run(cfg, argparse.Namespace(num_gpus=1, num_machines=1, dist_url="", eval_only=False, resume=False))
     (folder / "config.yaml").write_text(cfg.dump())
