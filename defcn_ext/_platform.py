@@ -29,7 +29,8 @@ def ensure_detectron2() -> str:
     if choice == "installed" and found != "installed":
         raise ImportError(
             f"{CHOICE_VARIABLE}=installed, but Detectron2 is not installed. Install it "
-            f"(pip install 'defcn_ext[detectron2]'), or unset {CHOICE_VARIABLE} to use the stand-in."
+            "(from the clone: pip install --no-build-isolation -e '.[detectron2]'), "
+            f"or unset {CHOICE_VARIABLE} to use the stand-in."
         )
     if choice == "standin" and found == "installed":
         if "detectron2" in sys.modules:
