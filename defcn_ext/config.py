@@ -26,6 +26,10 @@ def add_defcn_config(cfg: CN) -> None:
     _C.NUM_CONVS = 4
     _C.NORM = "GN"
     _C.CONV_BIAS = True
+    # One learned factor a level multiplies the raw boxes of all branches (all but DeFCN's Anchor rule).
+    _C.LEVEL_SCALES = True
+    # One pair of towers for all branches, or one pair a branch (DATE, Table 9).
+    _C.SHARE_TOWERS = True
     # Score of every class at the start of training (Lin et al. 2017).
     _C.PRIOR_PROB = 0.01
 
@@ -43,6 +47,8 @@ def add_defcn_config(cfg: CN) -> None:
 
     # Inference. The branch that predicts; "" for the first.
     _C.TEST_BRANCH = ""
+    # Build only that branch, for a deployed detector; such a model cannot be trained.
+    _C.INFERENCE_ONLY = False
     # Detections must score strictly more.
     _C.SCORE_THRESH_TEST = 0.05
     # (point, class) pairs kept of each level, at most one a point on average.
@@ -50,6 +56,16 @@ def add_defcn_config(cfg: CN) -> None:
     # Whether non-maximum suppression per class ends the inference, and above which IoU it suppresses.
     _C.NMS = False
     _C.NMS_THRESH_TEST = 0.6
+    # What NMS may compare (DeFCN, Table 2): boxes of all levels or only of one level, and boxes whose points lie in one
+    # window of so many cells a side (odd; 0 for no limit).
+    _C.NMS_PER_LEVEL = False
+    _C.NMS_RANGE = 0
+    # 3D Max Filtering of the final scores instead of NMS (DeFCN, Table 5): of each class only those points stay that
+    # score highest among tau neighbouring levels and a window of `kernel` cells.
+    _C.PEAK_FILTER = CN()
+    _C.PEAK_FILTER.ENABLED = False
+    _C.PEAK_FILTER.TAU = 2
+    _C.PEAK_FILTER.KERNEL = 3
     # Evaluate with and without NMS in one pass over the data and report the gap. Costs one NMS an image.
     _C.COMPARE_NMS = True
 
@@ -60,11 +76,25 @@ def _point_branch(rule: str, box_weight: float) -> CN:
     node.TYPE = "point"
     # Label assignment: NAME(option=value, ...); `defcn_ext.assignment.rules()` lists the names.
     node.RULE = rule
-    # Weights of the focal loss and of the GIoU loss.
+    # Weights of the focal loss, of the box loss, and of the L1 loss of (cx, cy, w, h) as shares of the image (DATE,
+    # OneNet). LOSS_WEIGHT multiplies all of the branch (DATE's lambda).
     node.CLS_WEIGHT = 1.0
     node.BOX_WEIGHT = box_weight
-    # How raw outputs become distances: "relu" (times stride) or "exp" (pixels).
+    node.L1_WEIGHT = 0.0
+    node.LOSS_WEIGHT = 1.0
+    # Box loss: "giou", "iou" (-log IoU; DATE's FCOS branch), or "delta_l1" (L1 of the deltas; RetinaNet).
+    node.BOX_LOSS = "giou"
+    # What the losses are divided by: "positives", their mean over the workers, or "images", for each worker the sum
+    # over its images of max(1, positives) (DATE's RetinaNet branch).
+    node.NORMALIZER = "positives"
+    # How raw outputs become boxes: distances by "relu" (times stride) or "exp" (pixels), or "delta" from anchors.
     node.BOX_FORM = "relu"
+    # Anchors of each cell for "delta": their sides in strides at ratio 1, their ratios of height to width, and where
+    # in the cell they are centred, as a share of the stride.
+    node.ANCHORS = CN()
+    node.ANCHORS.SCALES = [4.0]
+    node.ANCHORS.RATIOS = [1.0]
+    node.ANCHORS.OFFSET = 0.5
     # Tower that predicts the centerness: "reg" (DeFCN), "cls" (DATE), or "" for none.
     node.CENTERNESS = ""
     # Final score with centerness: "sqrt" of the product (DeFCN), or "product" (DATE).
