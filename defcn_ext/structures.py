@@ -27,6 +27,8 @@ class Points:
         sizes: (height, width) of each level, in cells.
         strides: stride of each level, pixels.
         offset: position of the point inside its cell, as a share of the stride.
+        per_cell: number of points of each cell, cell by cell; more than one only for anchors.
+        anchors: (R, 4) box of each point, pixels, or None where points have none.
     """
 
     xy: Tensor
@@ -35,6 +37,8 @@ class Points:
     sizes: tuple[tuple[int, int], ...]
     strides: tuple[int, ...]
     offset: float = 0.5
+    per_cell: int = 1
+    anchors: Tensor | None = None
 
     @classmethod
     def from_sizes(
@@ -65,13 +69,35 @@ class Points:
         every_size = tuple((h, w) for h, w in sizes)
         return cls(torch.cat(xy), torch.cat(stride), torch.cat(level), every_size, tuple(strides), offset)
 
+    @classmethod
+    def with_anchors(
+        cls,
+        sizes: Sequence[tuple[int, int]],
+        strides: Sequence[int],
+        shapes: Tensor,
+        *,
+        offset: float = 0.0,
+        device: torch.device | str | None = None,
+    ) -> Points:
+        """Lays A anchors into every cell of every level, each a point of its own: R = A times the number of cells.
+
+        Args:
+            shapes: (A, 2) width and height of the anchors of a cell, in strides.
+        """
+        cells = cls.from_sizes(sizes, strides, offset=offset, device=device)
+        half = shapes.to(cells.xy) * cells.stride[:, None, None] / 2
+        corners = torch.cat([cells.xy[:, None] - half, cells.xy[:, None] + half], dim=-1)
+        count = len(shapes)
+        xy, stride, level = (x.repeat_interleave(count, dim=0) for x in (cells.xy, cells.stride, cells.level))
+        return cls(xy, stride, level, cells.sizes, cells.strides, offset, count, corners.flatten(0, 1))
+
     def __len__(self) -> int:
         return len(self.xy)
 
     @property
     def counts(self) -> list[int]:
         """Number of points of each level."""
-        return [h * w for h, w in self.sizes]
+        return [h * w * self.per_cell for h, w in self.sizes]
 
     def boxes(self, ltrb: Tensor) -> Tensor:
         """Turns distances (..., R, 4) to the left, top, right and bottom side, in pixels, into boxes (..., R, 4)."""
@@ -86,11 +112,13 @@ class Objects:
         boxes: (G, 4) float32.
         classes: (G,) in [0, K).
         image: (G,) index of the image of each object.
+        image_sizes: (N, 2) height and width of each image without padding, pixels; None if nobody asks for them.
     """
 
     boxes: Tensor
     classes: Tensor
     image: Tensor
+    image_sizes: Tensor | None = None
 
     @classmethod
     def from_instances(cls, instances: Sequence[Instances]) -> Objects:
@@ -99,7 +127,8 @@ class Objects:
         image = torch.arange(len(instances)).repeat_interleave(counts)
         boxes = torch.cat([x.gt_boxes.tensor for x in instances]).float()
         classes = torch.cat([x.gt_classes for x in instances])
-        return cls(boxes, classes, image.to(boxes.device))
+        sizes = torch.tensor([x.image_size for x in instances], dtype=torch.float32)
+        return cls(boxes, classes, image.to(boxes.device), sizes.to(boxes.device))
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -149,7 +178,7 @@ class ScoreView:
     """The scores of a batch as a (N R, K) matrix of probabilities that is computed only where it is read.
 
     Assignment reads a few hundred of its millions of entries. Index it with `[point]` for rows, `[point, class]` for
-    entries; the index tensors broadcast. Where a logit is not finite the score is NaN.
+    entries; the index tensors broadcast, and slices work. Where a logit is not finite the score is NaN.
     """
 
     def __init__(self, predictions: DensePredictions):
@@ -168,9 +197,15 @@ class ScoreView:
         score = _finite_sigmoid(self._logits[index])
         if self._filter is None:
             return score
-        if isinstance(index, tuple):
-            return score * _finite_sigmoid(self._filter[index[0]])
-        return score * _finite_sigmoid(self._filter[index]).unsqueeze(-1)
+        return score * _finite_sigmoid(self._filter_of(index))
+
+    def logit(self, index: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        """The logits of the scores at `index`, float32; exact where the scores have rounded to 0 or 1."""
+        logits = self._logits[index].float()
+        return logits if self._filter is None else product_logit(logits, self._filter_of(index).float())
+
+    def _filter_of(self, index: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        return self._filter[index[0]] if isinstance(index, tuple) else self._filter[index].unsqueeze(-1)
 
 
 def _finite_sigmoid(logits: Tensor) -> Tensor:
@@ -189,6 +224,7 @@ class Pairs:
         positive: (P,) how much the pair pulls its class score up, or None where the rule is hard (1).
         negative: (P,) how much the pair pulls its class score down, or None where the rule is hard (0).
         covered: (G,) whether the object had any candidate at all; None before the candidates are complete.
+        ignored: (I,) points that are neither positive nor background, or None where there are none.
     """
 
     point: Tensor
@@ -196,16 +232,23 @@ class Pairs:
     positive: Tensor | None = None
     negative: Tensor | None = None
     covered: Tensor | None = None
+    ignored: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.point)
 
     def __getitem__(self, index: Tensor) -> Pairs:
-        """The pairs that a mask or an index tensor picks; `covered` belongs to the objects and stays."""
+        """The pairs that a mask or an index tensor picks; `covered` and `ignored` are not of the pairs and stay."""
         if index.dtype == torch.bool:
             index = index.nonzero().squeeze(1)  # once, and not for each of the tensors
 
         def pick(x: Tensor | None) -> Tensor | None:
             return None if x is None else x[index]
 
-        return Pairs(self.point[index], self.object[index], pick(self.positive), pick(self.negative), self.covered)
+        return replace(
+            self,
+            point=self.point[index],
+            object=self.object[index],
+            positive=pick(self.positive),
+            negative=pick(self.negative),
+        )

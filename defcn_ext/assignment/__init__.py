@@ -1,3 +1,4 @@
 from .rules import Rule, build_rule, register_rule, rules
+from .steps import register_step, steps
 
-__all__ = ["Rule", "build_rule", "register_rule", "rules"]
+__all__ = ["Rule", "build_rule", "register_rule", "register_step", "rules", "steps"]

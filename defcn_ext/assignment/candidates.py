@@ -13,9 +13,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from defcn_ext.structures import Pairs
+from defcn_ext.structures import Pairs, Points
 
 from .scene import Scene
+from .steps import register_step
 
 Quality = Callable[[Scene, Tensor, Tensor], Tensor]
 Candidates = Callable[[Scene, Quality], Pairs]
@@ -25,6 +26,7 @@ SIZE_RANGE_STRIDES = 8
 MAX_DENSE_PAIRS = 1 << 20
 
 
+@register_step("candidates")
 def center(radius: float = 1.5, uncovered: str = "drop") -> Candidates:
     """Points strictly inside the box and strictly nearer than `radius` strides to its centre, on every level.
 
@@ -40,11 +42,39 @@ def center(radius: float = 1.5, uncovered: str = "drop") -> Candidates:
     return _local(radius, uncovered)
 
 
+@register_step("candidates")
 def inside(uncovered: str = "drop") -> Candidates:
     """Points strictly inside the box, on every level. For `uncovered` see `center`."""
     return _local(None, uncovered)
 
 
+@register_step("candidates")
+def nearest_per_level(k: int = 9) -> Candidates:
+    """The `k` points nearest to the object's centre on each level (ATSS, Algorithm 1).
+
+    The point in the i-th nearest column and the j-th nearest row has i j - 1 points that are at least as near, so of
+    each level only the few with i j <= k are looked at, and the choice is still exact.
+    """
+    if k < 1:
+        raise ValueError(f"nearest_per_level: k must be at least 1, got {k}")
+
+    def candidates(scene: Scene, quality: Quality) -> Pairs:
+        check_one_point_a_cell(scene.points, "nearest_per_level")
+        middle = (scene.gt_boxes[:, :2] + scene.gt_boxes[:, 2:]) / 2
+        location, first = [], 0
+        for (h, w), s in zip(scene.points.sizes, scene.points.strides):
+            location.append(first + _nearest_cells(middle / s - scene.points.offset, h, w, k))
+            first += h * w
+        every_location = torch.cat(location, dim=1)
+        objects = torch.arange(scene.num_objects, device=middle.device)[:, None].expand_as(every_location)
+        point = every_location + scene.image[:, None] * len(scene.points)
+        covered = torch.ones(scene.num_objects, dtype=torch.bool, device=middle.device)
+        return Pairs(point.flatten(), objects.flatten(), covered=covered)
+
+    return candidates
+
+
+@register_step("candidates")
 def size_range(prior: Candidates) -> Candidates:
     """Of the candidates of `prior`, those whose level is meant for the object's size (FCOS, section 3.2).
 
@@ -65,6 +95,7 @@ def size_range(prior: Candidates) -> Candidates:
     return candidates
 
 
+@register_step("candidates", "by_quality")
 def best_per_level(k: int = 9) -> Candidates:
     """The `k` points of highest quality on each level, over all points of the level (10-defcn, section 6).
 
@@ -87,6 +118,7 @@ def best_per_level(k: int = 9) -> Candidates:
     return candidates
 
 
+@register_step("candidates", "by_quality", "few")
 def everywhere() -> Candidates:
     """All points of all levels.
 
@@ -111,6 +143,7 @@ def _local(radius: float | None, uncovered: str) -> Candidates:
         raise ValueError(f"uncovered must be 'drop' or 'nearest', got {uncovered!r}")
 
     def candidates(scene: Scene, quality: Quality) -> Pairs:
+        check_one_point_a_cell(scene.points, "inside" if radius is None else "center")
         pairs = _enumerate(scene, radius)
         covered = torch.zeros(scene.num_objects, dtype=torch.bool, device=pairs.object.device)
         covered[pairs.object] = True
@@ -145,14 +178,7 @@ def _enumerate(scene: Scene, radius: float | None) -> Pairs:
     slack = 1e-3  # of a cell; more than the rounding of the division
     first = ((region[..., :2] / stride - points.offset - slack).floor() + 1).clamp(min=0).minimum(size_wh).long()
     last = (region[..., 2:] / stride - points.offset + slack).ceil().clamp(min=0).minimum(size_wh).long()
-    extent = (last - first).clamp(min=0)  # (G, L, 2): columns, rows
-    count = extent.prod(-1).flatten()
-    cell = torch.arange(len(count), device=device).repeat_interleave(count)  # index into (G, L)
-    within = torch.arange(len(cell), device=device) - (count.cumsum(0) - count)[cell]
-    columns = extent.flatten(0, 1)[cell, 0]
-    corner = first.flatten(0, 1)[cell]
-    row = corner[:, 1] + within.div(columns, rounding_mode="floor")
-    column = corner[:, 0] + within % columns
+    cell, column, row = rectangles(first.flatten(0, 1), last.flatten(0, 1))  # `cell` is an index into (G, L)
     num_levels = len(points.sizes)
     level, object = cell % num_levels, cell.div(num_levels, rounding_mode="floor")
     start = torch.tensor([0, *points.counts[:-1]], device=device).cumsum(0)
@@ -161,6 +187,54 @@ def _enumerate(scene: Scene, radius: float | None) -> Pairs:
     keep = ((xy > box[:, :2]) & (xy < box[:, 2:])).all(-1).nonzero().squeeze(1)
     location, object = location[keep], object[keep]
     return Pairs(location + scene.image[object] * len(points), object)
+
+
+def rectangles(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """All cells of many rectangles of cells.
+
+    Args:
+        first, last: (M, 2) first column and row of each rectangle, and those behind its last.
+
+    Returns:
+        index of the rectangle, column and row of each cell, rectangle by rectangle, row-major.
+    """
+    extent = (last - first).clamp(min=0)
+    count = extent.prod(-1)
+    rectangle = torch.arange(len(count), device=count.device).repeat_interleave(count)
+    within = torch.arange(len(rectangle), device=count.device) - (count.cumsum(0) - count)[rectangle]
+    columns, corner = extent[rectangle, 0], first[rectangle]
+    return rectangle, corner[:, 0] + within % columns, corner[:, 1] + within.div(columns, rounding_mode="floor")
+
+
+def _nearest_cells(middle: Tensor, height: int, width: int, k: int) -> Tensor:
+    """(G, min(k, cells)) indices of the cells of one level nearest to points (G, 2) in units of cells."""
+    columns, dx = _nearest_on_axis(middle[:, 0], width, k)
+    rows, dy = _nearest_on_axis(middle[:, 1], height, k)
+    i, j = torch.meshgrid(torch.arange(columns.shape[1]), torch.arange(rows.shape[1]), indexing="ij")
+    possible = ((i + 1) * (j + 1) <= k).to(middle.device)
+    i, j = i.to(middle.device)[possible], j.to(middle.device)[possible]
+    cell, order = (rows[:, j] * width + columns[:, i]).sort(dim=1)  # of equally near cells the first counts
+    distance = (dx[:, i] + dy[:, j]).gather(1, order)
+    return cell.gather(1, distance.argsort(dim=1, stable=True)[:, :k])
+
+
+def _nearest_on_axis(middle: Tensor, size: int, k: int) -> tuple[Tensor, Tensor]:
+    """(G, min(k, size)) indices along one axis by increasing squared distance, and these distances."""
+    square = (torch.arange(size, device=middle.device) - middle[:, None]).square()
+    distance, index = square.sort(dim=1, stable=True)
+    return index[:, :k], distance[:, :k]
+
+
+def check_one_point_a_cell(points: Points, name: str) -> None:
+    """
+    Raises:
+        ValueError: the branch has several anchors a cell.
+    """
+    if points.per_cell != 1:
+        raise ValueError(
+            f"{name} is made for one point a cell, and the branch has {points.per_cell} anchors a cell; take "
+            "overlapping_anchors, or give the branch one anchor"
+        )
 
 
 def _with_nearest(scene: Scene, pairs: Pairs) -> Pairs:

@@ -7,12 +7,19 @@ for pairs, (1, R) and (g, 1) for a dense chunk. A prediction that is not finite 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from defcn_ext.losses.boxes import paired_iou
 
 from .candidates import Quality
 from .scene import Scene
+from .steps import register_step
+
+WORST = -1e9  # for predictions that are not finite, below all that matching takes
 
 
+@register_step("quality", "unit")
 def poto(alpha: float = 0.8, combine: str = "mul") -> Quality:
     """`p^(1-alpha) IoU^alpha`, or `(1-alpha) p + alpha IoU`, in [0, 1] (DeFCN Eq. 4, Table 4).
 
@@ -37,6 +44,7 @@ def poto(alpha: float = 0.8, combine: str = "mul") -> Quality:
     return quality
 
 
+@register_step("quality", "same_for_object")
 def smallest_area() -> Quality:
     """Minus the area of the object, in square pixels: of several objects the smallest wins (FCOS, section 3.2)."""
 
@@ -45,3 +53,78 @@ def smallest_area() -> Quality:
         return -(size.prod(-1)[object] + torch.zeros_like(point, dtype=torch.float32))
 
     return quality
+
+
+@register_step("quality", "unit")
+def square_anchor(scale: float = 8.0) -> Quality:
+    """IoU of the object with a square around the point, `scale` strides wide (ATSS; DeFCN's Anchor rule with 4)."""
+    if scale <= 0:
+        raise ValueError(f"square_anchor: scale must be positive (strides), got {scale}")
+
+    def quality(scene: Scene, point: Tensor, object: Tensor) -> Tensor:
+        location = scene.location(point)
+        xy, half = scene.points.xy[location], scene.points.stride[location][..., None] * (scale / 2)
+        return paired_iou(torch.cat([xy - half, xy + half], dim=-1), scene.gt_boxes[object])
+
+    return quality
+
+
+@register_step("quality", "unit")
+def anchor_iou() -> Quality:
+    """IoU of the object with the branch's own anchor (RetinaNet, section 4)."""
+
+    def quality(scene: Scene, point: Tensor, object: Tensor) -> Tensor:
+        if scene.points.anchors is None:
+            raise ValueError("anchor_iou: the branch has no anchors; set its BOX_FORM to delta")
+        return paired_iou(scene.points.anchors[scene.location(point)], scene.gt_boxes[object])
+
+    return quality
+
+
+@register_step("quality")
+def foreground_loss(giou: float = 2.0, alpha: float = 0.25, gamma: float = 2.0) -> Quality:
+    """Minus the loss that the point would have as the object's positive (DeFCN Eq. 2; 10-defcn, section 3).
+
+    `-(sum over all K classes of the focal loss + giou (1 - GIoU))`, without a normaliser.
+    """
+
+    def quality(scene: Scene, point: Tensor, object: Tensor) -> Tensor:
+        logits = scene.class_logits(point)
+        at_class = logits.gather(-1, scene.gt_classes[object].unsqueeze(-1)).squeeze(-1)
+        others = _as_background(logits, alpha, gamma).sum(-1) - _as_background(at_class, alpha, gamma)
+        value = _as_foreground(at_class, alpha, gamma) + others + giou * (1 - scene.giou(point, object))
+        return torch.where(value.isfinite(), -value, WORST)
+
+    return quality
+
+
+@register_step("quality")
+def min_cost(
+    cls: float = 2.0, l1: float = 5.0, giou: float = 2.0, form: str = "cxcywh", alpha: float = 0.25, gamma: float = 2.0
+) -> Quality:
+    """Minus OneNet's cost `cls C_cls + l1 C_L1 - giou GIoU` (20-date, section 2).
+
+    `C_cls` is the focal loss of the score as a positive minus that as a negative, `C_L1` the L1 distance of the boxes
+    as shares of the image.
+
+    Args:
+        form: coordinates of the L1 distance, "cxcywh" (DATE) or "xyxy" (OneNet).
+    """
+    if form not in ("cxcywh", "xyxy"):
+        raise ValueError(f"min_cost: form must be 'cxcywh' or 'xyxy', got {form!r}")
+
+    def quality(scene: Scene, point: Tensor, object: Tensor) -> Tensor:
+        logit = scene.logit(point, object)
+        value = cls * (_as_foreground(logit, alpha, gamma) - _as_background(logit, alpha, gamma))
+        value = value + l1 * scene.l1(point, object, form) - giou * scene.giou(point, object)
+        return torch.where(value.isfinite(), -value, WORST)
+
+    return quality
+
+
+def _as_foreground(logit: Tensor, alpha: float, gamma: float) -> Tensor:
+    return alpha * logit.neg().sigmoid() ** gamma * F.softplus(-logit)
+
+
+def _as_background(logit: Tensor, alpha: float, gamma: float) -> Tensor:
+    return (1 - alpha) * logit.sigmoid() ** gamma * F.softplus(logit)

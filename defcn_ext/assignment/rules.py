@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,8 +13,10 @@ from defcn_ext.structures import Pairs, Points, ScoreView
 from . import candidates as candidate_steps
 from . import quality as quality_steps
 from . import selection as selection_steps
-from .expression import parse_call
+from .anchors import overlapping_anchors
+from .expression import Call, parse_call
 from .scene import make_scene
+from .steps import call_with, check_combination, find_step
 from .weighting import Weighting
 
 _RULES: dict[str, Callable[..., Rule]] = {}
@@ -40,6 +41,7 @@ class Rule:
         gt_classes: Tensor,
         image: Tensor | None = None,
         progress: float = 0.0,
+        image_sizes: Tensor | None = None,
     ) -> Pairs:
         """Assigns the objects of one image, or of a batch, to points.
 
@@ -51,6 +53,7 @@ class Rule:
             gt_classes: (G,) their classes.
             image: (G,) the image each object is in; may be left out for one image.
             progress: share of the training that is over, for rules that change with it.
+            image_sizes: (N, 2) height and width of each image without padding; without it, the extent of the points.
 
         Returns:
             the pairs that count. Points of image n are `n R ... (n + 1) R - 1`. No point stands for two objects.
@@ -58,7 +61,7 @@ class Rule:
         Raises:
             ValueError: shapes disagree.
         """
-        scene = make_scene(points, scores, boxes, gt_boxes, gt_classes, image)
+        scene = make_scene(points, scores, boxes, gt_boxes, gt_classes, image, image_sizes)
         pairs = self.candidates(scene, self.quality)
         pairs = self.selection(scene, pairs, self.quality(scene, pairs.point, pairs.object))
         if self.weighting is None:
@@ -98,21 +101,7 @@ def build_rule(name: str, **options) -> Rule:
         options = {**written, **options}
     if name not in _RULES:
         raise ValueError(f"unknown assignment rule {name!r}; known: {', '.join(rules())}")
-    known = inspect.signature(_RULES[name]).parameters
-    unknown = [key for key in options if key not in known]
-    if unknown:
-        raise ValueError(f"{name}: unknown option {unknown[0]!r}; known: {', '.join(known) or 'none'}")
-    for key, value in options.items():
-        _check_type(f"{name}: option {key}", value, known[key].default)
-    return _RULES[name](**options)
-
-
-def _check_type(what: str, value: object, default: object) -> None:
-    """A value from yaml must be of the type of the option's default; a whole number may stand for a float."""
-    if default is None or default is inspect.Parameter.empty:
-        return
-    if not isinstance(value, (int, float) if isinstance(default, float) else type(default)):
-        raise ValueError(f"{what} must be a {type(default).__name__}, like {default!r}; got {value!r}")
+    return call_with(name, _RULES[name], options)
 
 
 def _prior(name: str, radius: float, uncovered: str) -> candidate_steps.Candidates:
@@ -171,6 +160,117 @@ def fcos(prior: str = "center", radius: float = 1.5) -> Rule:
     )
 
 
+@register_rule("ForegroundLoss")
+def foreground_loss(radius: float = 1.5, giou: float = 2.0, uncovered: str = "drop") -> Rule:
+    """One-to-one matching by the smallest foreground loss (DeFCN Eq. 2, Table 1).
+
+    Args:
+        radius: of the center prior, in strides.
+        giou: weight of the box in the loss.
+        uncovered: "drop", or "nearest" for an object whose prior holds no point.
+    """
+    return Rule(
+        candidate_steps.center(radius, uncovered), quality_steps.foreground_loss(giou), selection_steps.full_matching()
+    )
+
+
+@register_rule("MinCost")
+def min_cost(
+    cls: float = 2.0, l1: float = 5.0, giou: float = 2.0, select: str = "matching", form: str = "cxcywh"
+) -> Rule:
+    """OneNet's minimum cost over all points (Sun et al. 2021; DATE's "POTO x" rows and CrowdHuman configs).
+
+    Args:
+        cls, l1, giou: weights of the cost.
+        select: "matching", or "argmin" for the cheapest point of each object, of which an object gets none if it is
+            taken by a cheaper one.
+        form: coordinates of the L1 distance, "cxcywh" (DATE) or "xyxy" (OneNet).
+    """
+    selections = {"matching": selection_steps.full_matching(), "argmin": selection_steps.top_of_object()}
+    if select not in selections:
+        raise ValueError(f"MinCost: unknown select {select!r}; known: matching, argmin")
+    return Rule(candidate_steps.everywhere(), quality_steps.min_cost(cls, l1, giou, form), selections[select])
+
+
+@register_rule("Anchor")
+def anchor(scale: float = 4.0) -> Rule:
+    """One-to-one by the square anchor of highest IoU over all levels (DeFCN, Table 1).
+
+    On each level the anchor nearest to the object's centre overlaps it most; of equal ones this one is taken.
+
+    Args:
+        scale: side of the anchors, in strides; the same as that of the branch's anchors.
+    """
+    return Rule(
+        candidate_steps.nearest_per_level(1),
+        quality_steps.square_anchor(scale),
+        selection_steps.top_of_object(above=0.0),
+    )
+
+
+@register_rule("Center")
+def center() -> Rule:
+    """On each level the point nearest to the object's centre, if the level is meant for the object's size.
+
+    Usually one point an object, sometimes none or two (DeFCN, Table 1; 10-defcn, section 3).
+    """
+    return Rule(
+        candidate_steps.size_range(candidate_steps.nearest_per_level(1)),
+        quality_steps.smallest_area(),
+        selection_steps.best_of_point(),
+    )
+
+
+@register_rule("ATSS")
+def atss(k: int = 9, scale: float = 8.0) -> Rule:
+    """Mean plus standard deviation of the IoU of fixed anchors as threshold (Zhang et al. 2020, Algorithm 1).
+
+    Args:
+        k: nearest points an object and level.
+        scale: side of the square anchors, in strides.
+    """
+    return Rule(
+        candidate_steps.nearest_per_level(k),
+        quality_steps.square_anchor(scale),
+        selection_steps.mean_plus_std(inside=True),
+    )
+
+
+@register_rule("RetinaNet")
+def retinanet(positive: float = 0.5, negative: float = 0.4) -> Rule:
+    """Anchors by their IoU: positive, ignored, background (Lin et al. 2017); every object also claims its best anchors.
+
+    Args:
+        positive: IoU from which on an anchor is positive.
+        negative: IoU below which it is background; between the two it is ignored.
+    """
+    return Rule(
+        overlapping_anchors(low=negative), quality_steps.anchor_iou(), selection_steps.thresholds(positive, negative)
+    )
+
+
+@register_rule("QualityFCOS")
+def quality_fcos(alpha: float = 0.8, prior: str = "center", radius: float = 1.5) -> Rule:
+    """FCOS whose level is the one of the object's best point instead of the one of its size (DeFCN, appendix A).
+
+    Args:
+        alpha: share of the IoU in the quality.
+        prior, radius: as for FCOS.
+    """
+    return Rule(_prior(prior, radius, "drop"), quality_steps.poto(alpha), selection_steps.best_level())
+
+
+@register_rule("QualityTopK")
+def quality_top_k(k: int = 9, alpha: float = 0.8) -> Rule:
+    """The k points of highest quality inside the object's box, over all levels (DeFCN, appendix A).
+
+    Args:
+        k: points an object.
+        alpha: share of the IoU in the quality.
+    """
+    return Rule(candidate_steps.inside(), quality_steps.poto(alpha), selection_steps.top_k(k))
+
+
 @register_rule("QualityATSS")
 def quality_atss(k: int = 9, alpha: float = 0.8) -> Rule:
     """DeFCN's auxiliary rule: the ATSS threshold on POTO's quality (section 3.2.3).
@@ -182,3 +282,23 @@ def quality_atss(k: int = 9, alpha: float = 0.8) -> Rule:
     return Rule(
         candidate_steps.best_per_level(k), quality_steps.poto(alpha), selection_steps.mean_plus_std(inside=True)
     )
+
+
+@register_rule("Combine")
+def combine(
+    candidates: Call | str, quality: Call | str, selection: Call | str, weighting: Call | str | None = None
+) -> Rule:
+    """Any steps that go together, as in `Combine(candidates=inside, quality=poto(alpha=0.6), selection=matching)`.
+
+    Args:
+        candidates, quality, selection, weighting: registered steps, `steps.steps(kind)` lists them.
+
+    Raises:
+        ValueError: a step is unknown, or the steps make no sense together.
+    """
+    (c, find), (q, judge), (s, select) = (
+        find_step(kind, written)
+        for kind, written in (("candidates", candidates), ("quality", quality), ("selection", selection))
+    )
+    check_combination(c, q, s)
+    return Rule(find, judge, select, None if weighting is None else find_step("weighting", weighting)[1])

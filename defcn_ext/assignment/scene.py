@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from defcn_ext.losses.boxes import paired_iou
+from defcn_ext.losses.boxes import normalized_l1, paired_giou, paired_iou
 from defcn_ext.structures import Points, ScoreView
+
+MIN_PROBABILITY = 1e-7  # probabilities nearer to 0 or 1 have this logit, where no logits are given
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Scene:
         gt_boxes: (G, 4) boxes of the objects, float32.
         gt_classes: (G,) their classes.
         image: (G,) index of the image each object is in.
+        image_sizes: (N, 2) height and width of each image without padding, pixels.
     """
 
     points: Points
@@ -30,6 +33,7 @@ class Scene:
     gt_boxes: Tensor
     gt_classes: Tensor
     image: Tensor
+    image_sizes: Tensor
 
     @property
     def num_objects(self) -> int:
@@ -43,10 +47,32 @@ class Scene:
         """Score of the object's class at the point. The index tensors broadcast, here and below."""
         return self.scores[point, self.gt_classes[object]].float()
 
+    def logit(self, point: Tensor, object: Tensor) -> Tensor:
+        """Logit of `score`."""
+        if isinstance(self.scores, ScoreView):
+            return self.scores.logit((point, self.gt_classes[object]))
+        return self.score(point, object).logit(eps=MIN_PROBABILITY)
+
+    def class_logits(self, point: Tensor) -> Tensor:
+        """(P, K) logits of all scores at points (P,); NaN or infinite where the prediction is. Two dimensions only."""
+        if isinstance(self.scores, ScoreView):
+            return self.scores.logit(point)
+        return self.scores[point].float().logit(eps=MIN_PROBABILITY)
+
     def iou(self, point: Tensor, object: Tensor) -> Tensor:
         """IoU of the predicted box with the object; NaN where the prediction is not finite."""
         box = self.boxes[point]
         return paired_iou(box, self.gt_boxes[object]) + 0 * box.sum(-1)
+
+    def giou(self, point: Tensor, object: Tensor) -> Tensor:
+        """GIoU of the predicted box with the object; NaN where the prediction is not finite."""
+        box = self.boxes[point]
+        return paired_giou(box, self.gt_boxes[object]) + 0 * box.sum(-1)
+
+    def l1(self, point: Tensor, object: Tensor, form: str) -> Tensor:
+        """L1 distance of the predicted box and the object as shares of the image; see `losses.normalized_l1`."""
+        size = self.image_sizes[self.image[object]]
+        return normalized_l1(self.boxes[point], self.gt_boxes[object], size, form)
 
     def ltrb(self, point: Tensor, object: Tensor) -> Tensor:
         """Distances from the point to the left, top, right and bottom side of the object, pixels; negative outside."""
@@ -62,8 +88,11 @@ def make_scene(
     gt_boxes: Tensor,
     gt_classes: Tensor,
     image: Tensor | None = None,
+    image_sizes: Tensor | None = None,
 ) -> Scene:
     """Checks the shapes and turns everything to float32.
+
+    Without `image_sizes` every image is as large as the finest level.
 
     Raises:
         ValueError: shapes disagree.
@@ -83,4 +112,7 @@ def make_scene(
         if total != num_points:
             raise ValueError(f"a batch of {total // num_points} images needs `image`, the index of each object's image")
         image = torch.zeros_like(gt_classes)
-    return Scene(points, scores, boxes.float(), gt_boxes.float(), gt_classes, image)
+    if image_sizes is None:
+        extent = [side * points.strides[0] for side in points.sizes[0]]
+        image_sizes = torch.tensor([extent] * (total // num_points), dtype=torch.float32, device=boxes.device)
+    return Scene(points, scores, boxes.float(), gt_boxes.float(), gt_classes, image, image_sizes)

@@ -6,7 +6,9 @@ stay. After it, no point serves two objects.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,10 +17,13 @@ from defcn_ext.structures import Pairs
 
 from .matching import match_pairs
 from .scene import Scene
+from .steps import register_step
 
+TIE = 1e-5  # relative difference of quality that counts as none, where the highest is claimed
 Selection = Callable[[Scene, Pairs, Tensor], Pairs]
 
 
+@register_step("selection", "one_to_one", "ranks_points", "unit")
 def matching(invalid: float = -1.0) -> Selection:
     """One-to-one: the matching of largest total quality (DeFCN Eq. 3), exact.
 
@@ -34,19 +39,63 @@ def matching(invalid: float = -1.0) -> Selection:
     return select
 
 
-def top_of_object() -> Selection:
+@register_step("selection", "one_to_one", "ranks_points")
+def full_matching() -> Selection:
+    """One-to-one, for qualities of any range such as a negative cost.
+
+    As many objects as possible get a point, and of such matchings the one of largest total quality is taken.
+    """
+    return matching(invalid=-1e8)
+
+
+@register_step("selection", "one_to_one", "ranks_points")
+def top_of_object(above: float = -math.inf) -> Selection:
     """One-to-one without matching ("argmax"): each object takes its best point; if two want one point, the better wins.
 
     The loser gets no positive (DeFCN, section 3.1, "POTO argmax").
+
+    Args:
+        above: a pair counts only if its quality is larger.
     """
 
     def select(scene: Scene, pairs: Pairs, quality: Tensor) -> Pairs:
         best = first_of_group(pairs.object, quality, pairs.point)
+        best = best[quality[best] > above]
         return _one_object_a_point(pairs[best], quality[best])
 
     return select
 
 
+@register_step("selection", "ranks_points")
+def top_k(k: int = 9) -> Selection:
+    """One-to-many: the `k` best points of each object; a point wanted by several objects goes to the best of them."""
+    if k < 1:
+        raise ValueError(f"top_k: k must be at least 1, got {k}")
+
+    def select(scene: Scene, pairs: Pairs, quality: Tensor) -> Pairs:
+        order, rank = _ranked(pairs.object, quality, pairs.point)
+        best = order[rank < k].sort().values
+        return _one_object_a_point(pairs[best], quality[best])
+
+    return select
+
+
+@register_step("selection", "ranks_points")
+def best_level() -> Selection:
+    """One-to-many: all candidates of an object on the level of its best candidate (Quality-FCOS, DeFCN appendix A)."""
+
+    def select(scene: Scene, pairs: Pairs, quality: Tensor) -> Pairs:
+        level = scene.points.level[scene.location(pairs.point)]
+        best = first_of_group(pairs.object, quality, pairs.point)
+        chosen = level.new_full((scene.num_objects,), -1)
+        chosen[pairs.object[best]] = level[best]
+        keep = level == chosen[pairs.object]
+        return _one_object_a_point(pairs[keep], quality[keep])
+
+    return select
+
+
+@register_step("selection")
 def best_of_point() -> Selection:
     """One-to-many: every candidate counts; a point wanted by several objects goes to the best of them."""
 
@@ -56,6 +105,7 @@ def best_of_point() -> Selection:
     return select
 
 
+@register_step("selection", "ranks_points", "unit")
 def mean_plus_std(inside: bool = True) -> Selection:
     """One-to-many: candidates at least as good as mean + standard deviation of their object's candidates.
 
@@ -71,6 +121,41 @@ def mean_plus_std(inside: bool = True) -> Selection:
         return _one_object_a_point(pairs[keep], quality[keep])
 
     return select
+
+
+@register_step("selection", "ranks_points", "unit")
+def thresholds(positive: float = 0.5, negative: float = 0.4, claim: bool = True) -> Selection:
+    """One-to-many by fixed thresholds, with an ignore band between them (RetinaNet, section 4.1).
+
+    A point goes to the object it suits best; it is a positive from `positive` on, background below `negative`, and
+    ignored between.
+
+    Args:
+        claim: an object also takes the points that suit it best of all, however badly, unless they do not suit it at
+            all; of two such objects the better wins.
+    """
+    if not 0 < negative <= positive <= 1:
+        raise ValueError(f"thresholds: 0 < negative <= positive <= 1 must hold, got {negative} and {positive}")
+
+    def select(scene: Scene, pairs: Pairs, quality: Tensor) -> Pairs:
+        best = first_of_group(pairs.point, quality, pairs.object)
+        kept, between = best[quality[best] >= positive], best[(quality[best] < positive) & (quality[best] >= negative)]
+        if claim:
+            claims = _claims(scene, pairs, quality)
+            taken = pairs.point[claims]
+            kept = torch.cat([claims, kept[~torch.isin(pairs.point[kept], taken)]])
+            between = between[~torch.isin(pairs.point[between], taken)]
+        return replace(pairs[kept.sort().values], ignored=pairs.point[between])
+
+    return select
+
+
+def _claims(scene: Scene, pairs: Pairs, quality: Tensor) -> Tensor:
+    """Indices of the pairs of each object's highest quality, at most one a point."""
+    highest = quality.new_zeros(scene.num_objects)
+    highest = highest.scatter_reduce(0, pairs.object, quality, "amax")
+    mine = ((quality >= highest[pairs.object] * (1 - TIE)) & (quality > 0)).nonzero().squeeze(1)
+    return mine[first_of_group(pairs.point[mine], quality[mine], pairs.object[mine])]
 
 
 def _thresholds(scene: Scene, pairs: Pairs, quality: Tensor) -> Tensor:
@@ -97,10 +182,18 @@ def first_of_group(group: Tensor, quality: Tensor, tie: Tensor) -> Tensor:
     Returns:
         one index a group that occurs, by increasing group.
     """
+    order, rank = _ranked(group, quality, tie)
+    return order[rank == 0]
+
+
+def _ranked(group: Tensor, quality: Tensor, tie: Tensor) -> tuple[Tensor, Tensor]:
+    """(P,) the entries by group, in each from the best to the worst, and (P,) their ranks from 0 on."""
     order = tie.argsort(stable=True)
     order = order[quality[order].argsort(descending=True, stable=True)]
     order = order[group[order].argsort(stable=True)]
     sorted_group = group[order]
     first = torch.ones_like(sorted_group, dtype=torch.bool)
     first[1:] = sorted_group[1:] != sorted_group[:-1]
-    return order[first]
+    position = torch.arange(len(order), device=order.device)
+    start = torch.where(first, position, 0).cummax(0).values if len(order) else position
+    return order, position - start

@@ -29,9 +29,19 @@ class Branch(nn.Module):
             raise ValueError(f"{type(self).__name__} has hard losses, and the rule weights its pairs")
         self.rule = rule
 
+    def places(self, points: Points) -> Points:
+        """Where the branch predicts: at the points, unless it has anchors."""
+        return points
+
     def assign(self, points: Points, predictions: DensePredictions, objects: Objects) -> Pairs:
         """Which points stand for which objects, for the whole batch, on detached float32 predictions."""
         detached = predictions.detach()
         return self.rule(
-            points, ScoreView(detached), detached.boxes.flatten(0, 1), objects.boxes, objects.classes, objects.image
+            self.places(points),
+            ScoreView(detached),
+            detached.boxes.flatten(0, 1),
+            objects.boxes,
+            objects.classes,
+            objects.image,
+            image_sizes=objects.image_sizes,
         )

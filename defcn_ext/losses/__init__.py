@@ -1,5 +1,14 @@
-from .boxes import giou_loss, paired_iou
+from .boxes import giou_loss, iou_loss, normalized_l1, paired_giou, paired_iou
 from .focal import focal_loss_sum, product_logit
 from .normalizer import worker_mean
 
-__all__ = ["focal_loss_sum", "giou_loss", "paired_iou", "product_logit", "worker_mean"]
+__all__ = [
+    "focal_loss_sum",
+    "giou_loss",
+    "iou_loss",
+    "normalized_l1",
+    "paired_giou",
+    "paired_iou",
+    "product_logit",
+    "worker_mean",
+]

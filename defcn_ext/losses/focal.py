@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,7 +38,15 @@ class _BackgroundFocalSum(torch.autograd.Function):
         return slope.mul_(p.pow_(ctx.gamma)).mul_(grad), None
 
 
-def focal_loss_sum(logits: Tensor, rows: Tensor, classes: Tensor, *, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+def focal_loss_sum(
+    logits: Tensor,
+    rows: Tensor,
+    classes: Tensor,
+    *,
+    ignored: Tensor | None = None,
+    alpha: float = 0.25,
+    gamma: float = 2.0,
+) -> Tensor:
     """Sum of the sigmoid focal loss over all entries of a map whose targets are 1 at a few places and 0 elsewhere.
 
     `FL(p, y) = -y alpha (1-p)^gamma log p - (1-y) (1-alpha) p^gamma log(1-p)` (Lin et al. 2017, Eq. 5), computed from
@@ -45,6 +55,7 @@ def focal_loss_sum(logits: Tensor, rows: Tensor, classes: Tensor, *, alpha: floa
     Args:
         logits: (M, K) logits; M points of all images.
         rows, classes: (P,) where the target is 1. A place may not be named twice.
+        ignored: (I,) rows that add nothing to the loss, none of them in `rows`.
         alpha, gamma: weight of the positives; focusing exponent.
 
     Returns:
@@ -59,7 +70,9 @@ def focal_loss_sum(logits: Tensor, rows: Tensor, classes: Tensor, *, alpha: floa
             f"{tuple(rows.shape)}, {tuple(classes.shape)}"
         )
     logits = logits.float()
-    background = _BackgroundFocalSum.apply(logits, gamma)
+    # a logit of minus infinity has no loss and no gradient
+    counted = logits if ignored is None else logits.index_fill(0, ignored, -math.inf)
+    background = _BackgroundFocalSum.apply(counted, gamma)
     z = logits[rows, classes]
     p = z.sigmoid()
     as_positive = (1 - p) ** gamma * F.softplus(-z)

@@ -42,7 +42,6 @@ def test_names_and_values(text, name, options):
         "POTO(alpha=0.8 prior=center)",
         "POTO(**{'alpha': 0.8})",
         "POTO(alpha=1 + x)",
-        "POTO(prior=center())",
         "POTO(prior=a.b)",
         "POTO(names=[center])",
         "POTO(prior=center); FCOS()",

@@ -184,7 +184,7 @@ def test_rules_are_built_from_text_and_say_what_they_know():
         build_rule("POTO(alpha=2)")
     with pytest.raises(ValueError, match="unknown spatial prior 'centre'"):
         build_rule("POTO(prior=centre)")
-    for text in ["POTO(0.8)", "POTO(", "os.system('x')", "POTO(**{})", "POTO(alpha=f())"]:
+    for text in ["POTO(0.8)", "POTO(", "os.system('x')", "POTO(**{})", "POTO(alpha=[f()])"]:
         with pytest.raises(ValueError, match="cannot read the rule"):
             build_rule(text)
 
@@ -192,6 +192,7 @@ def test_rules_are_built_from_text_and_say_what_they_know():
 @pytest.mark.parametrize(
     "text, message",
     [
+        ("POTO(alpha=f(x=1))", r"option alpha must be a float, like 0.8; got f\(x=1\)"),
         ("POTO(radius=[1])", "option radius must be a float, like 1.5"),
         ("QualityATSS(k=2.5)", "option k must be a int"),
         ("POTO(invalid=none)", "option invalid must be a float"),

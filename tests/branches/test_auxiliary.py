@@ -18,7 +18,7 @@ class Noting:
     def __init__(self, count):
         self.count = count
 
-    def __call__(self, points, scores, boxes, gt_boxes, gt_classes, image):
+    def __call__(self, points, scores, boxes, gt_boxes, gt_classes, image, image_sizes):
         self.scores, self.boxes = scores[torch.arange(len(boxes))], boxes
         return Pairs(torch.arange(self.count), torch.zeros(self.count, dtype=torch.long))
 

@@ -1,0 +1,125 @@
+"""The steps by name, so that yaml can combine them, and the combinations that make no sense."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .expression import Call
+
+KINDS = ("candidates", "quality", "selection", "weighting")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A registered step: the function that builds it from its options, and what others must know of it.
+
+    Traits of a quality: `unit`, it lies in [0, 1]; `same_for_object`, it is equal at all points of an object.
+    Of candidates: `by_quality`, they are chosen by quality; `few`, only what a one-to-one selection can use is kept.
+    Of a selection: `one_to_one`; `ranks_points`, it compares the points of an object; `unit`, its numbers mean
+    qualities in [0, 1].
+    """
+
+    kind: str
+    name: str
+    build: Callable[..., Any]
+    traits: frozenset[str]
+
+
+_STEPS: dict[str, dict[str, Step]] = {kind: {} for kind in KINDS}
+
+
+def register_step(kind: str, *traits: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Makes a function that returns a step known by its own name in `Combine`.
+
+    Args:
+        kind: one of `KINDS`.
+        traits: see `Step`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def add(build: Callable[..., Any]) -> Callable[..., Any]:
+        if build.__name__ in _STEPS[kind]:
+            raise ValueError(f"{kind} step {build.__name__!r} is registered already")
+        _STEPS[kind][build.__name__] = Step(kind, build.__name__, build, frozenset(traits))
+        return build
+
+    return add
+
+
+def steps(kind: str) -> list[str]:
+    """The names of the registered steps of a kind."""
+    return sorted(_STEPS[kind])
+
+
+def find_step(kind: str, written: Call | str) -> tuple[Step, Any]:
+    """The registered step that a call names, and what it builds. Options that are calls name candidates (a prior).
+
+    Raises:
+        ValueError: unknown name or option; names what is known.
+    """
+    call = written if isinstance(written, Call) else Call(str(written), {})
+    if call.name not in _STEPS[kind]:
+        raise ValueError(f"unknown {kind} step {call.name!r}; known: {', '.join(steps(kind))}")
+    step = _STEPS[kind][call.name]
+    nested = {key: find_step("candidates", v)[1] for key, v in call.options.items() if isinstance(v, Call)}
+    return step, call_with(call.name, step.build, {**call.options, **nested})
+
+
+def call_with(name: str, build: Callable[..., Any], options: dict[str, Any]) -> Any:
+    """Calls a builder after a check of its options.
+
+    Raises:
+        ValueError: an option is unknown, missing, or not of the type of its default.
+    """
+    known = inspect.signature(build).parameters
+    unknown = [key for key in options if key not in known]
+    if unknown:
+        raise ValueError(f"{name}: unknown option {unknown[0]!r}; known: {', '.join(known) or 'none'}")
+    missing = [key for key, x in known.items() if x.default is inspect.Parameter.empty and key not in options]
+    if missing:
+        raise ValueError(f"{name}: option {missing[0]!r} is missing")
+    for key, value in options.items():
+        _check_type(f"{name}: option {key}", value, known[key].default)
+    return build(**options)
+
+
+def _check_type(what: str, value: object, default: object) -> None:
+    """A value from yaml must be of the type of the option's default; a whole number may stand for a float."""
+    if default is None or default is inspect.Parameter.empty:
+        return
+    if not isinstance(value, (int, float) if isinstance(default, float) else type(default)):
+        raise ValueError(f"{what} must be a {type(default).__name__}, like {default!r}; got {value!r}")
+
+
+def check_combination(candidates: Step, quality: Step, selection: Step) -> None:
+    """Refuses steps that do not go together.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    c, q, s = candidates.traits, quality.traits, selection.traits
+    if "same_for_object" in q and "ranks_points" in s:
+        raise ValueError(
+            f"{quality.name} is equal at all points of an object, so {selection.name} would choose among them blindly; "
+            "take a quality that looks at the point"
+        )
+    if "same_for_object" in q and "by_quality" in c:
+        raise ValueError(
+            f"{quality.name} is equal at all points of an object, so {candidates.name} would choose among them "
+            "blindly; take candidates of a region, such as center or inside"
+        )
+    if "few" in c and "one_to_one" not in s:
+        raise ValueError(
+            f"{candidates.name} keeps only the points that one-to-one selection can use, and {selection.name} is "
+            "one-to-many; take best_per_level, center or inside"
+        )
+    if "unit" in s and "unit" not in q:
+        raise ValueError(
+            f"{selection.name} means a quality in [0, 1], and {quality.name} is not one; for matching, write "
+            "full_matching"
+        )
