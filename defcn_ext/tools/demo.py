@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
@@ -17,7 +16,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from tabulate import tabulate
@@ -25,8 +23,10 @@ from tabulate import tabulate
 import defcn_ext
 from defcn_ext.data import UnreadableImageError
 from defcn_ext.engine.preflight import UserError, load_config
-from defcn_ext.tools.demo_training import SCORE, Run, load_trained, minutes, number, say, train_or_reuse
+from defcn_ext.tools.demo_training import Run, load_trained, train_or_reuse
 from defcn_ext.tools.drawing import contact_sheet, save, score_map_figure
+from defcn_ext.tools.outcomes import SCORE
+from defcn_ext.tools.text import minutes, number, say, without_nan
 from defcn_ext.tools.visualize import Detector, detection_columns, load_scene, most_crowded, observe
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -107,16 +107,8 @@ def write_results(runs: Sequence[Run], output: Path) -> list[tuple[Path, str]]:
     """Writes `table.md` and `results.json` (null where there was nothing to measure)."""
     (output / "table.md").write_text(result_table(runs) + "\n")
     rows = [{**asdict(run), "gap": run.gap, "duplicates_per_object": run.counts.duplicates_per_object} for run in runs]
-    (output / "results.json").write_text(json.dumps(_without_nan(rows), indent=2) + "\n")
+    (output / "results.json").write_text(json.dumps(without_nan(rows), indent=2) + "\n")
     return [(output / "table.md", "the table above"), (output / "results.json", "its numbers, and the counts behind")]
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def run_demo(output: Path, iterations: int | None = None) -> list[Run]:

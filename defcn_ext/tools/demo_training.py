@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
-import os
 import shutil
 import sys
 import time
@@ -18,14 +16,14 @@ from typing import Any
 
 from defcn_ext.engine import Trainer
 from defcn_ext.engine.preflight import UserError, check_run
-from defcn_ext.tools.outcomes import Tally, judge, tally
+from defcn_ext.tools.outcomes import SCORE, Tally, judge, tally
+from defcn_ext.tools.text import minutes, number, say, write_whole
 from defcn_ext.tools.visualize import Detector, above, load_detector, load_scene, observe
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
 
-SCORE = 0.3  # what the pictures and the count of duplicates take for a detection
 LOGGERS = ("defcn_ext", "detectron2", "fvcore")
 PROGRESS_LOGGER = "defcn_ext.engine.console"
 
@@ -71,9 +69,7 @@ def train_or_reuse(detector: str, cfg: CfgNode, data: Path) -> Run:
         return run
     clear(folder)
     run = train(detector, cfg)
-    partial = folder / ".run.json.partial"
-    partial.write_text(json.dumps({"run": asdict(run), "inputs": inputs}, indent=2) + "\n")
-    os.replace(partial, record)
+    write_whole(record, json.dumps({"run": asdict(run), "inputs": inputs}, indent=2) + "\n")
     return run
 
 
@@ -172,15 +168,3 @@ def count_outcomes(detector: Detector) -> Tally:
         found = above(observe(detector, record).detections["without_nms"], SCORE)
         total += tally(judge(found, objects), len(objects))
     return total
-
-
-def number(value: float, form: str = ".1f") -> str:
-    return "-" if math.isnan(value) else format(value, form)
-
-
-def minutes(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
-def say(text: str) -> None:
-    print(text, flush=True)

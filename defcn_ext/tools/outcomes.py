@@ -10,6 +10,8 @@ from torch import Tensor
 
 from detectron2.structures import Boxes, Instances, pairwise_iou
 
+SCORE = 0.3  # what pictures and counts of duplicates take for a detection
+
 
 class Outcome(IntEnum):
     FOUND = 0  # the best-scored detection on its object

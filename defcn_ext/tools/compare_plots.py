@@ -1,0 +1,107 @@
+"""The plots of a comparison: AP against iterations, and duplicates an object."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import textwrap
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from defcn_ext.tools.compare_report import duplicates
+from defcn_ext.tools.compare_runs import Run
+from defcn_ext.tools.drawing import CLASS_COLORS
+from defcn_ext.tools.outcomes import SCORE
+
+MARKERS = "osD^vPX*"  # beside the colours, for those who cannot tell these apart
+KINDS = {"ap": ("without NMS", "-"), "ap_with_nms": ("with NMS", "--")}
+WIDTH, HEIGHT = 7.6, 4.4  # inches
+LABEL_CHARACTERS = 22
+
+
+def ap_figure(labels: Sequence[str], runs: Sequence[Run]) -> Figure:
+    """A line a detector and kind: the mean over the seeds, in a band from the lowest to the highest."""
+    figure, axes = _figure()
+    for index, label in enumerate(labels):
+        own = [run for run in runs if run.label == label]
+        for kind, (_, style) in KINDS.items():
+            points = mean_and_range(own, kind)
+            x, mean, low, high = zip(*points) if points else ((), (), (), ())
+            color, marker = CLASS_COLORS[index % len(CLASS_COLORS)], MARKERS[index % len(MARKERS)]
+            filled = color if kind == "ap" else "white"
+            axes.plot(x, mean, style, color=color, marker=marker, markersize=4.5, markerfacecolor=filled, linewidth=1.6)
+            if len(own) > 1:
+                axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+    several = any(run.seed != runs[0].seed for run in runs)
+    axes.set_title("AP with and without NMS" + (" (mean and range over seeds)" if several else ""), loc="left")
+    axes.set(xlabel="training iterations", ylabel="AP (%)", xlim=(0, None), ylim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    _legend(axes, labels)
+    return figure
+
+
+def mean_and_range(runs: Sequence[Run], kind: str) -> list[tuple[int, float, float, float]]:
+    """(iteration, mean, lowest, highest) over those runs that have a value there."""
+    values: dict[int, list[float]] = {}
+    for run in runs:
+        for evaluation in run.curve:
+            value = getattr(evaluation, kind)
+            if not math.isnan(value):
+                values.setdefault(evaluation.iteration, []).append(value)
+    return [(i, statistics.fmean(v), min(v), max(v)) for i, v in sorted(values.items())]
+
+
+def duplicates_figure(labels: Sequence[str], runs: Sequence[Run]) -> Figure:
+    """A bar a detector: the mean over the seeds, which are points."""
+    figure, axes = _figure()
+    top = 0.0
+    for index, label in enumerate(labels):
+        values = [x for x in (duplicates(run) for run in runs if run.label == label) if not math.isnan(x)]
+        mean = statistics.fmean(values) if values else 0.0
+        axes.bar(index, mean, width=0.6, color=CLASS_COLORS[index % len(CLASS_COLORS)], alpha=0.75)
+        if len(values) > 1:
+            x = [index + 0.16 * (2 * i / (len(values) - 1) - 1) for i in range(len(values))]
+            axes.plot(x, values, "o", markersize=5, color="white", markeredgecolor="black", markeredgewidth=1)
+        text = f"{mean:.2f}" if values else "nothing found"
+        axes.annotate(text, (index, max([mean, *values])), (0, 6), textcoords="offset points", ha="center")
+        top = max([top, *values])
+    several = any(run.seed != runs[0].seed for run in runs)
+    axes.set_title("Duplicates without NMS" + (" (points: seeds)" if several else ""), loc="left")
+    names = [textwrap.fill(label, LABEL_CHARACTERS) for label in labels]
+    slant = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if len(labels) > 4 else {}
+    axes.set_xticks(range(len(labels)), names, **slant)
+    axes.set(xlim=(-0.6, len(labels) - 0.4), ylim=(0, 1.15 * top or 1))
+    axes.set_ylabel(f"duplicates an object found\n(detections scored above {SCORE:g})")
+    axes.grid(False, axis="x")
+    return figure
+
+
+def _figure() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.grid(color="#DDDDDD", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _legend(axes: Axes, labels: Sequence[str]) -> None:
+    """Beside the plot, where it hides nothing: colours for the detectors, line styles for the kinds."""
+    handles = [
+        Line2D([], [], color=CLASS_COLORS[i % len(CLASS_COLORS)], marker=MARKERS[i % len(MARKERS)], markersize=5)
+        for i in range(len(labels))
+    ]
+    names = [textwrap.fill(label, LABEL_CHARACTERS) for label in labels]
+    for index, (name, style) in enumerate(KINDS.values()):
+        filled = "#555555" if index == 0 else "white"
+        handles.append(
+            Line2D([], [], color="#555555", linestyle=style, marker="o", markersize=4.5, markerfacecolor=filled)
+        )
+        names.append(name)
+    axes.legend(handles, names, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False)
