@@ -1,4 +1,4 @@
-"""From dense predictions to detections: top-k, and NMS only where it is asked for."""
+"""From dense predictions to detections: top-k, and a peak filter or NMS only where they are asked for."""
 
 from __future__ import annotations
 
@@ -9,9 +9,52 @@ import torch
 from torch import Tensor
 
 from defcn_ext.branches import PointBranch
+from defcn_ext.layers import max_over_neighbours
+from defcn_ext.nms import greedy_nms
 from defcn_ext.structures import DensePredictions, Points
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
+
+
+@dataclass(frozen=True)
+class PeakFilter:
+    """3D Max Filtering of the final scores instead of NMS (DeFCN, Table 5): only the peaks of each class stay.
+
+    The paper leaves open what the scores are; here they are the final ones, with the filter and with centerness.
+
+    Attributes:
+        tau: number of neighbouring levels taken in, half of them on each side; even.
+        kernel: side of the window, in cells of the level of the point; odd.
+
+    Raises:
+        ValueError: `tau` is odd or negative, `kernel` even or below 1.
+    """
+
+    tau: int = 2
+    kernel: int = 3
+
+    def __post_init__(self):
+        if self.tau < 0 or self.tau % 2:
+            raise ValueError(f"MODEL.DEFCN.PEAK_FILTER.TAU must be even and not negative, got {self.tau}")
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            raise ValueError(f"MODEL.DEFCN.PEAK_FILTER.KERNEL must be odd and positive, got {self.kernel}")
+
+    def __call__(self, scores: Tensor, points: Points) -> Tensor:
+        """Which scores equal the maximum over the window and the neighbouring levels, resized bilinearly.
+
+        Equal maxima all stay. At a border, of the map or of the pyramid, the window holds what exists; points in the
+        padding of an image are points like all others. A score that is NaN never stays and counts as 0 for the rest.
+
+        Args:
+            scores: (R, K) final scores of one image, those below the threshold too.
+
+        Returns:
+            (R, K) bool.
+        """
+        levels = zip(scores.float().nan_to_num(nan=0.0).split(points.counts), points.sizes)
+        maps = [x.T.reshape(1, -1, height, width) for x, (height, width) in levels]
+        highest = max_over_neighbours(maps, self.tau, self.kernel)
+        return torch.cat([(x == y).flatten(2)[0].T for x, y in zip(maps, highest)]) & ~scores.isnan()
 
 
 @dataclass(frozen=True)
@@ -23,22 +66,43 @@ class Inference:
         topk_per_level: (point, class) pairs kept of each level, never more than the level has points.
         detections_per_image: how many remain at the end.
         nms_thresh: IoU above which NMS removes the lower score of two boxes of one class.
+        nms_per_level: NMS compares boxes of one level only (DeFCN, Table 2).
+        nms_range: NMS compares boxes only whose points lie in one window of so many cells a side; odd, 0 for no
+            limit. On one level that is `|dx|, |dy| <= nms_range // 2` cells. Across levels the cells are those of the
+            coarser level, and the finer point must lie inside the window around the coarser point: with 1, in its cell.
+        peak_filter: before all else only the peaks of the final scores stay, those with centerness; None to keep all.
+
+    Raises:
+        ValueError: `nms_range` is even or negative.
     """
 
     score_thresh: float
     topk_per_level: int
     detections_per_image: int
     nms_thresh: float
+    nms_per_level: bool = False
+    nms_range: int = 0
+    peak_filter: PeakFilter | None = None
+
+    def __post_init__(self):
+        if self.nms_range < 0 or (self.nms_range and self.nms_range % 2 == 0):
+            raise ValueError(f"MODEL.DEFCN.NMS_RANGE must be odd, or 0 for no limit, got {self.nms_range}")
 
     def candidates(
         self, branch: PointBranch, points: Points, predictions: DensePredictions, image_sizes: list[tuple[int, int]]
     ) -> list[Instances]:
-        """The best (point, class) pairs of each image, before the final cut.
+        """The best (point, class) pairs of each image, before NMS and the final cut.
 
         Returns:
-            for each image `Instances` with `pred_boxes` (not clipped), `scores`, `pred_classes` and `points`, the
-            indices in [0, R) of the points they come from.
+            for each image `Instances` with `pred_boxes` (not clipped), `scores`, `pred_classes`, `points`, the
+            indices in [0, R) of the points they come from, and `locations`, (x, y, stride, level) of these points.
+
+        Raises:
+            ValueError: the points of a cell are several, and the peak filter or the range of NMS need one.
         """
+        for key, value in (("NMS_RANGE", self.nms_range), ("PEAK_FILTER", self.peak_filter)):
+            if value and points.per_cell > 1:
+                raise ValueError(f"MODEL.DEFCN.{key} needs one point a cell, this branch has {points.per_cell}")
         logits = predictions.score_logits()
         return [self._candidates_of_image(branch, points, predictions, logits, n, s) for n, s in enumerate(image_sizes)]
 
@@ -51,43 +115,62 @@ class Inference:
         image: int,
         image_size: tuple[int, int],
     ) -> Instances:
-        kept_logits, kept_index, first = [], [], 0
-        for count in points.counts:
-            level = logits[image, first : first + count].flatten()
-            values, index = self._best_of_level(level, count)
-            kept_logits.append(values)
-            kept_index.append(index + first * logits.shape[-1])
-            first += count
-        index = torch.cat(kept_index)
-        point = index.div(logits.shape[-1], rounding_mode="floor")
-        scores = torch.cat(kept_logits).sigmoid()
-        finite = predictions.boxes[image, point].isfinite().all(-1).nonzero().squeeze(1)
-        index, point, scores = index[finite], point[finite], scores[finite]
-        if predictions.centerness is not None:
-            scores = branch.final_scores(scores, predictions.centerness[image, point, 0])
+        boxes, num_classes = predictions.boxes[image], logits.shape[-1]
+        finite = boxes.isfinite().all(-1)
+        centerness = None if predictions.centerness is None else predictions.centerness[image]
+        allowed = logits[image].masked_fill(~finite[:, None], -math.inf)
+        if self.peak_filter is not None:
+            everywhere = _scores(branch, allowed, centerness)
+            allowed = allowed.masked_fill(~self.peak_filter(everywhere, points), -math.inf)
+        index = self._best_of_each_level(allowed, points)
+        point, pred_class = index.div(num_classes, rounding_mode="floor"), index % num_classes
+        where = (points.xy, points.stride[:, None], points.level[:, None])
+        if centerness is not None:
+            centerness = centerness[point, 0]
         return Instances(
             image_size,
-            pred_boxes=Boxes(predictions.boxes[image, point]),
-            scores=scores,
-            pred_classes=index % logits.shape[-1],
+            pred_boxes=Boxes(boxes[point]),
+            scores=_scores(branch, logits[image, point, pred_class], centerness),
+            pred_classes=pred_class,
             points=point,
+            locations=torch.cat([x[point] for x in where], dim=1),
         )
 
-    def _best_of_level(self, logits: Tensor, num_points: int) -> tuple[Tensor, Tensor]:
-        """The largest entries, by decreasing value, among those above the threshold, and their indices."""
-        above = (logits > _logit(self.score_thresh)).nonzero().squeeze(1)
-        values, order = logits[above].topk(min(self.topk_per_level, num_points, len(above)))
-        return values, above[order]
+    def _best_of_each_level(self, logits: Tensor, points: Points) -> Tensor:
+        """Indices into the flattened (R, K) logits: of each level the largest above the threshold, decreasing."""
+        kept, first = [], 0
+        for level in logits.split(points.counts):
+            entries = level.flatten()
+            above = (entries > _logit(self.score_thresh)).nonzero().squeeze(1)
+            order = entries[above].topk(min(self.topk_per_level, len(level), len(above))).indices
+            kept.append(above[order] + first)
+            first += level.numel()
+        return torch.cat(kept)
 
     def finalize(self, candidates: Instances, *, nms: bool) -> Instances:
-        """The best detections by decreasing score, after NMS per class if asked for."""
-        if nms:
-            keep = batched_nms(
-                candidates.pred_boxes.tensor, candidates.scores, candidates.pred_classes, self.nms_thresh
-            )
-        else:
-            keep = candidates.scores.argsort(descending=True, stable=True)
-        return candidates[keep[: self.detections_per_image]]
+        """The best detections by decreasing score, after NMS per class if asked for; without `locations`."""
+        keep = self._nms(candidates) if nms else candidates.scores.argsort(descending=True, stable=True)
+        kept = candidates[keep[: self.detections_per_image]]
+        kept.remove("locations")
+        return kept
+
+    def _nms(self, candidates: Instances) -> Tensor:
+        boxes, scores, groups = candidates.pred_boxes.tensor, candidates.scores, candidates.pred_classes
+        if not self.nms_per_level and not self.nms_range:
+            return batched_nms(boxes, scores, groups, self.nms_thresh)
+        xy, stride, level = candidates.locations.split([2, 1, 1], dim=1)
+        if self.nms_per_level:
+            groups = torch.stack([groups, level[:, 0].long()], dim=1).unique(dim=0, return_inverse=True)[1]
+        if not self.nms_range:
+            return greedy_nms(boxes, scores, groups, self.nms_thresh)
+        # whole cells apart, on one level, half a cell away from the limit
+        return greedy_nms(boxes, scores, groups, self.nms_thresh, xy=xy, reach=self.nms_range / 2 * stride[:, 0])
+
+
+def _scores(branch: PointBranch, logits: Tensor, centerness: Tensor | None) -> Tensor:
+    """Final scores from logits and, where there are any, centerness logits that can be expanded to their shape."""
+    scores = logits.sigmoid()
+    return scores if centerness is None else branch.final_scores(scores, centerness.expand_as(scores))
 
 
 def _logit(probability: float) -> float:

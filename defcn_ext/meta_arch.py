@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from defcn_ext.branches import Branch, build_branches
 from defcn_ext.head import SharedHead
-from defcn_ext.inference import Inference
+from defcn_ext.inference import Inference, PeakFilter
 from defcn_ext.structures import DensePredictions, Objects, Pairs, Points
 from defcn_ext.training_picture import truth_and_detections
 from detectron2.config import CfgNode, configurable
@@ -82,7 +82,7 @@ class DeFCN(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """The only place that reads the config; every key is described in `defcn_ext/config.py`."""
-        options = cfg.MODEL.DEFCN
+        options, peaks = cfg.MODEL.DEFCN, cfg.MODEL.DEFCN.PEAK_FILTER
         backbone = build_backbone(cfg)
         channels = _common_channels(backbone.output_shape(), options.IN_FEATURES)
         branches = build_branches(cfg, channels)
@@ -101,6 +101,9 @@ class DeFCN(nn.Module):
                 topk_per_level=options.TOPK_CANDIDATES_TEST,
                 detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
                 nms_thresh=options.NMS_THRESH_TEST,
+                nms_per_level=options.NMS_PER_LEVEL,
+                nms_range=options.NMS_RANGE,
+                peak_filter=PeakFilter(peaks.TAU, peaks.KERNEL) if peaks.ENABLED else None,
             ),
             "in_features": options.IN_FEATURES,
             "num_classes": options.NUM_CLASSES,
