@@ -87,6 +87,8 @@ def _point_branch(rule: str, box_weight: float) -> CN:
     # What the losses are divided by: "positives", their mean over the workers, or "images", for each worker the sum
     # over its images of max(1, positives) (DATE's RetinaNet branch).
     node.NORMALIZER = "positives"
+    # Leave cells behind an image's own size, padded to 32, out of the class loss; for "delta" (DATE's RetinaNet branch).
+    node.IGNORE_PADDING = False
     # How raw outputs become boxes: distances by "relu" (times stride) or "exp" (pixels), or "delta" from anchors.
     node.BOX_FORM = "relu"
     # Anchors of each cell for "delta": their sides in strides at ratio 1, their ratios of height to width, and where

@@ -13,11 +13,15 @@ from detectron2.layers import get_norm
 
 @dataclass(frozen=True)
 class HeadFeatures:
-    """What the branches predict from: a tensor (N, C, H_l, W_l) a level from each tower, and the level's factor."""
+    """What the branches predict from: a tensor (N, C, H_l, W_l) a level from each tower, and the level's factor.
+
+    `pyramid` is what the towers saw, for branches with towers of their own.
+    """
 
     cls: list[Tensor]
     box: list[Tensor]
     scales: Sequence[nn.Module]
+    pyramid: Sequence[Tensor] = ()
 
 
 class SharedHead(nn.Module):
@@ -31,19 +35,30 @@ class SharedHead(nn.Module):
         num_convs: 3x3 convs a tower.
         norm: a name that `detectron2.layers.get_norm` knows; "" for none.
         conv_bias: whether the tower convs have a bias.
+        level_scales: whether there are factors; without them a level's factor is 1.
     """
 
-    def __init__(self, *, in_channels: int, num_levels: int, num_convs: int, norm: str, conv_bias: bool):
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        num_levels: int,
+        num_convs: int,
+        norm: str,
+        conv_bias: bool,
+        level_scales: bool = True,
+    ):
         super().__init__()
         self.cls_subnet = _tower(in_channels, num_convs, norm, conv_bias)
         self.bbox_subnet = _tower(in_channels, num_convs, norm, conv_bias)
-        self.scales = nn.ModuleList([Scale() for _ in range(num_levels)])
+        self.scales = nn.ModuleList([Scale() if level_scales else nn.Identity() for _ in range(num_levels)])
 
     def forward(self, features: Sequence[Tensor]) -> HeadFeatures:
         return HeadFeatures(
             cls=[self.cls_subnet(x) for x in features],
             box=[self.bbox_subnet(x) for x in features],
             scales=self.scales,
+            pyramid=features,
         )
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from defcn_ext.branches import Branch, build_branches
-from defcn_ext.head import SharedHead
-from defcn_ext.inference import Inference, PeakFilter
+from defcn_ext.branches import Branch, build_branches, build_towers
+from defcn_ext.inference import Inference
+from defcn_ext.peak_filter import PeakFilter
 from defcn_ext.structures import DensePredictions, Objects, Pairs, Points
 from defcn_ext.training_picture import truth_and_detections
 from detectron2.config import CfgNode, configurable
@@ -47,6 +47,7 @@ class DeFCN(nn.Module):
         compare_nms: bool = False,
         input_format: str = "BGR",
         vis_period: int = 0,
+        inference_only: bool = False,
     ):
         """
         Args:
@@ -62,6 +63,7 @@ class DeFCN(nn.Module):
             compare_nms: give the detections with and without NMS, beside those that `nms` asks for.
             input_format: order of the channels of the input, for pictures.
             vis_period: iterations between two pictures of the training in the event storage; 0 for none.
+            inference_only: the branches that only train are missing; refuse to train.
         """
         super().__init__()
         self.backbone = backbone
@@ -73,6 +75,7 @@ class DeFCN(nn.Module):
         self.test_branch = test_branch or next(iter(branches))
         self.nms, self.compare_nms = nms, compare_nms
         self.input_format, self.vis_period = input_format, vis_period
+        self.inference_only = inference_only
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         shapes = backbone.output_shape()
@@ -88,13 +91,7 @@ class DeFCN(nn.Module):
         branches = build_branches(cfg, channels)
         return {
             "backbone": backbone,
-            "head": SharedHead(
-                in_channels=channels,
-                num_levels=len(options.IN_FEATURES),
-                num_convs=options.NUM_CONVS,
-                norm=options.NORM,
-                conv_bias=options.CONV_BIAS,
-            ),
+            "head": build_towers(cfg, channels, level_scales=options.LEVEL_SCALES),
             "branches": branches,
             "inference": Inference(
                 score_thresh=options.SCORE_THRESH_TEST,
@@ -114,6 +111,7 @@ class DeFCN(nn.Module):
             "compare_nms": options.COMPARE_NMS,
             "input_format": cfg.INPUT.FORMAT,
             "vis_period": cfg.VIS_PERIOD,
+            "inference_only": options.INFERENCE_ONLY,
         }
 
     @property
@@ -131,8 +129,10 @@ class DeFCN(nn.Module):
             `pred_classes`), and "with_nms" and "without_nms" where `compare_nms` is set.
 
         Raises:
-            ValueError: in training an image comes without "instances".
+            ValueError: in training an image comes without "instances", or the model is made for inference only.
         """
+        if self.training and self.inference_only:
+            raise ValueError("MODEL.DEFCN.INFERENCE_ONLY is set, so this model has no branches to train with")
         images = self.preprocess_image(batched_inputs)
         points, features = self.extract(images.tensor)
         if self.training:
@@ -221,7 +221,7 @@ class DeFCN(nn.Module):
         """Puts the first image into the event storage, with its objects and with what is detected now."""
         predictions = self.predict(points, features, self.test_branch)
         branch = self.branches[self.test_branch]
-        (candidates,) = self.inference.candidates(branch, points, predictions, image_sizes[:1])
+        (candidates,) = self.inference.candidates(branch, branch.places(points), predictions, image_sizes[:1])
         found = self.inference.finalize(candidates, nms=self.nms)
         picture = truth_and_detections(batched_inputs[0], found, self.input_format)
         get_event_storage().put_image("Left: objects; Right: detections", picture)
@@ -234,7 +234,8 @@ class DeFCN(nn.Module):
         batched_inputs: list[dict[str, Any]],
     ) -> list[dict[str, Instances]]:
         """Detections in the coordinates of each input's `height` and `width`, or of the image as it came."""
-        candidates = self.inference.candidates(self.branches[self.test_branch], points, predictions, image_sizes)
+        branch = self.branches[self.test_branch]
+        candidates = self.inference.candidates(branch, branch.places(points), predictions, image_sizes)
         results = []
         for found, size, x in zip(candidates, image_sizes, batched_inputs):
             height, width = x.get("height", size[0]), x.get("width", size[1])

@@ -143,12 +143,14 @@ class DensePredictions:
         boxes: (N, R, 4) decoded boxes, not clipped to the image; float32.
         filter: (N, R, 1) logits of the 3D Max Filtering map that multiplies all class scores, or None.
         centerness: (N, R, 1) logits, or None.
+        deltas: (N, R, 4) the boxes as deltas from their anchors, float32, where the loss wants them; or None.
     """
 
     logits: Tensor
     boxes: Tensor
     filter: Tensor | None = None
     centerness: Tensor | None = None
+    deltas: Tensor | None = None
 
     def score_logits(self) -> Tensor:
         """(N, R, K) float32 logits of the scores: `logit(sigma(class) sigma(filter))`, exact in log space."""

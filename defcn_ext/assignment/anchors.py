@@ -13,6 +13,13 @@ from .steps import register_step
 
 # Relative difference of IoU that counts as none: anchors that hold a whole object overlap it equally wherever they lie.
 TIE = 1e-5
+# Cells behind an image's own size, padded to a multiple of so many pixels, have no anchors (20-date, section 3).
+PADDING = 32
+
+
+def padded(image_sizes: Tensor) -> Tensor:
+    """(N, 2) sizes of images, pixels, each padded by itself."""
+    return (image_sizes / PADDING).ceil() * PADDING
 
 
 @register_step("candidates")
@@ -30,6 +37,8 @@ def overlapping_anchors(low: float = 0.4) -> Candidates:
         if points.anchors is None:
             raise ValueError("overlapping_anchors: the branch has no anchors; set its BOX_FORM to delta")
         shape, stride, size = _shapes(points)
+        own = padded(scene.image_sizes).flip(-1)[scene.image][:, None] / stride[:, None]
+        size = torch.minimum(size, own.ceil())  # (G, M, 2)
         middle = (scene.gt_boxes[:, None, :2] + scene.gt_boxes[:, None, 2:]) / 2 / stride[:, None] - points.offset
         extent = (scene.gt_boxes[:, None, 2:] - scene.gt_boxes[:, None, :2]).clamp(min=0)
         reach = _reach(middle, extent, shape, stride, size, low)  # (G, M, 2), cells; negative where there are none

@@ -1,6 +1,15 @@
+from .anchor import AnchorBranch
 from .auxiliary import AuxiliaryBranch
 from .base import Branch
-from .build import build_branches, known_branches
+from .build import build_branches, build_towers, known_branches
 from .point import PointBranch
 
-__all__ = ["AuxiliaryBranch", "Branch", "PointBranch", "build_branches", "known_branches"]
+__all__ = [
+    "AnchorBranch",
+    "AuxiliaryBranch",
+    "Branch",
+    "PointBranch",
+    "build_branches",
+    "build_towers",
+    "known_branches",
+]

@@ -38,5 +38,6 @@ class AuxiliaryBranch(Branch):
     ) -> dict[str, Tensor]:
         """The focal loss over its own number of positives, as "cls". Boxes are left to the first branch."""
         count = worker_mean(torch.full((), float(len(pairs)), device=objects.boxes.device))
-        loss = focal_loss_sum(predictions.logits.flatten(0, 1), pairs.point, objects.classes[pairs.object])
+        logits, classes = predictions.logits.flatten(0, 1), objects.classes[pairs.object]
+        loss = focal_loss_sum(logits, pairs.point, classes, ignored=pairs.ignored)
         return {"cls": self.cls_weight * loss / count}

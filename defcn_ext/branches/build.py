@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import torch
+
 from defcn_ext.assignment import Rule, build_rule
+from defcn_ext.head import SharedHead
 from defcn_ext.layers import MaxFiltering
+from defcn_ext.structures import Points
 from detectron2.config import CfgNode
 
+from .anchor import AnchorBranch
 from .auxiliary import AuxiliaryBranch
 from .base import Branch
 from .point import PointBranch
@@ -13,6 +18,8 @@ from .point import PointBranch
 
 def build_branches(cfg: CfgNode, in_channels: int) -> dict[str, Branch]:
     """Builds the branches that `MODEL.DEFCN.BRANCHES` lists, keyed by their lower-case names, the first one first.
+
+    With `MODEL.DEFCN.INFERENCE_ONLY` only the one that predicts is built.
 
     Raises:
         ValueError: a branch or an option is unknown, listed twice, or the first branch cannot predict.
@@ -25,7 +32,18 @@ def build_branches(cfg: CfgNode, in_channels: int) -> dict[str, Branch]:
         raise ValueError(f"MODEL.DEFCN.BRANCHES: list at least one branch and none twice, got {names}")
     if cfg.MODEL.DEFCN[names[0]].TYPE == "auxiliary":
         raise ValueError(f"MODEL.DEFCN.BRANCHES: the first branch must predict boxes, {names[0]} only adds a loss")
-    return {name.lower(): _build_branch(cfg, name, in_channels) for name in names}
+    if cfg.MODEL.DEFCN.INFERENCE_ONLY:
+        names = _needed_at_inference(cfg, names)
+    branches = {name.lower(): _build_branch(cfg, name, in_channels) for name in names}
+    first, *others = branches.values()
+    if first.per_cell > 1 and any(branch.reads_first for branch in others):
+        raise ValueError(f"MODEL.DEFCN.BRANCHES: an auxiliary loss wants one point a cell, {names[0]} has {first.per_cell}")
+    return branches
+
+
+def _needed_at_inference(cfg: CfgNode, names: list[str]) -> list[str]:
+    wanted = (cfg.MODEL.DEFCN.TEST_BRANCH or names[0]).lower()
+    return [name for name in names if name.lower() == wanted] or names
 
 
 def known_branches(cfg: CfgNode) -> list[str]:
@@ -34,33 +52,79 @@ def known_branches(cfg: CfgNode) -> list[str]:
 
 
 def _build_branch(cfg: CfgNode, name: str, in_channels: int) -> Branch:
-    node = cfg.MODEL.DEFCN[name]
-    key = f"MODEL.DEFCN.{name}"
-    if node.TYPE == "auxiliary":
-        return AuxiliaryBranch(rule=_build_rule(node, key), cls_weight=node.CLS_WEIGHT)
-    if node.TYPE != "point":
-        raise ValueError(f"{key}.TYPE: unknown type {node.TYPE!r}; known: 'point', 'auxiliary'")
-    window, rule = node.MAX_FILTERING, _build_rule(node, key)
+    node, key = cfg.MODEL.DEFCN[name], f"MODEL.DEFCN.{name}"
+    builders = {"auxiliary": _build_auxiliary, "point": _build_point}
+    if node.TYPE not in builders:
+        raise ValueError(f"{key}.TYPE: unknown type {node.TYPE!r}; known: {', '.join(map(repr, sorted(builders)))}")
     try:
-        max_filtering = MaxFiltering(in_channels, window.TAU, window.KERNEL, window.NORM) if window.ENABLED else None
-        return PointBranch(
-            in_channels=in_channels,
-            num_classes=cfg.MODEL.DEFCN.NUM_CLASSES,
-            prior_prob=cfg.MODEL.DEFCN.PRIOR_PROB,
-            rule=rule,
-            cls_weight=node.CLS_WEIGHT,
-            box_weight=node.BOX_WEIGHT,
-            box_form=node.BOX_FORM,
-            centerness=node.CENTERNESS,
-            centerness_score=node.CENTERNESS_SCORE,
-            max_filtering=max_filtering,
-        )
+        rule = build_rule(node.RULE)
+    except ValueError as error:
+        raise ValueError(f"{key}.RULE: {error}") from None
+    try:
+        return builders[node.TYPE](cfg, name, rule, in_channels)
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from None
 
 
-def _build_rule(node: CfgNode, key: str) -> Rule:
-    try:
-        return build_rule(node.RULE)
-    except ValueError as error:
-        raise ValueError(f"{key}.RULE: {error}") from None
+def _build_auxiliary(cfg: CfgNode, name: str, rule: Rule, in_channels: int) -> Branch:
+    branch = AuxiliaryBranch(rule=rule, cls_weight=cfg.MODEL.DEFCN[name].CLS_WEIGHT)
+    _try_rule(branch)
+    return branch
+
+
+def _build_point(cfg: CfgNode, name: str, rule: Rule, in_channels: int) -> Branch:
+    options, node = cfg.MODEL.DEFCN, cfg.MODEL.DEFCN[name]
+    window, anchors = node.MAX_FILTERING, node.ANCHORS
+    own_towers = not options.SHARE_TOWERS and name != options.BRANCHES[0]
+    common = {
+        "in_channels": in_channels,
+        "num_classes": options.NUM_CLASSES,
+        "prior_prob": options.PRIOR_PROB,
+        "rule": rule,
+        "cls_weight": node.CLS_WEIGHT,
+        "box_weight": node.BOX_WEIGHT,
+        "l1_weight": node.L1_WEIGHT,
+        "loss_weight": node.LOSS_WEIGHT,
+        "box_loss": node.BOX_LOSS,
+        "normalizer": node.NORMALIZER,
+        "centerness": node.CENTERNESS,
+        "centerness_score": node.CENTERNESS_SCORE,
+        "max_filtering": MaxFiltering(in_channels, window.TAU, window.KERNEL, window.NORM) if window.ENABLED else None,
+        "towers": build_towers(cfg, in_channels, level_scales=False) if own_towers else None,
+    }
+    if node.BOX_FORM != "delta":
+        branch = PointBranch(box_form=node.BOX_FORM, **common)
+    else:
+        branch = AnchorBranch(
+            scales=anchors.SCALES,
+            ratios=anchors.RATIOS,
+            offset=anchors.OFFSET,
+            ignore_padding=node.IGNORE_PADDING,
+            **common,
+        )
+    _try_rule(branch)
+    return branch
+
+
+def build_towers(cfg: CfgNode, in_channels: int, *, level_scales: bool) -> SharedHead:
+    """The towers that `MODEL.DEFCN` describes."""
+    options = cfg.MODEL.DEFCN
+    return SharedHead(
+        in_channels=in_channels,
+        num_levels=len(options.IN_FEATURES),
+        num_convs=options.NUM_CONVS,
+        norm=options.NORM,
+        conv_bias=options.CONV_BIAS,
+        level_scales=level_scales,
+    )
+
+
+def _try_rule(branch: Branch) -> None:
+    """Lets the rule assign one object on a level of four cells, so that one that does not suit the branch says so now.
+
+    Raises:
+        ValueError: it does not.
+    """
+    places = branch.places(Points.from_sizes([(2, 2)], [8]))
+    box = torch.tensor([[2.0, 2.0, 14.0, 14.0]])
+    branch.rule(places, torch.full((len(places), 1), 0.5), box.expand(len(places), 4), box, torch.tensor([0]))

@@ -1,0 +1,93 @@
+"""The branch of anchors: DeFCN's Anchor rule, and RetinaNet beside DATE's one-to-one branch or alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from defcn_ext.assignment.anchors import padded
+from defcn_ext.structures import DensePredictions, Objects, Pairs, Points
+from detectron2.modeling.box_regression import Box2BoxTransform
+
+from .point import PointBranch
+
+DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+
+
+class AnchorBranch(PointBranch):
+    """Predicts A boxes a cell as deltas (dx, dy, dw, dh) from anchors, each of which is a point to the assignment.
+
+    Args:
+        scales: sides of the anchors at ratio 1, in strides.
+        ratios: their ratios of height to width; the anchors of a cell are ordered by ratio, then by scale.
+        offset: where in the cell the anchors are centred, as a share of the stride.
+        ignore_padding: leave cells out of the class loss that lie behind an image's own size, padded to 32 (DATE).
+        options: those of `PointBranch`; `box_loss` may also be "delta_l1", the L1 distance of the deltas (RetinaNet).
+
+    Raises:
+        ValueError: an option is none of those named, or has no meaning with anchors.
+    """
+
+    box_forms = ("delta",)
+    box_losses = ("giou", "iou", "delta_l1")
+
+    def __init__(
+        self,
+        *,
+        scales: Sequence[float],
+        ratios: Sequence[float],
+        offset: float = 0.0,
+        ignore_padding: bool = False,
+        **options,
+    ):
+        if not scales or not ratios or min(*scales, *ratios) <= 0:
+            raise ValueError(f"ANCHORS: give positive SCALES and RATIOS, got {list(scales)} and {list(ratios)}")
+        self.per_cell = len(scales) * len(ratios)
+        if options.get("centerness"):
+            raise ValueError("CENTERNESS: anchors have none; set it to ''")
+        if options.get("max_filtering") is not None and self.per_cell > 1:
+            raise ValueError(
+                f"MAX_FILTERING: made for one point a cell, and the branch has {self.per_cell} anchors a cell"
+            )
+        super().__init__(box_form="delta", **options)
+        ratio, side = torch.tensor(ratios).repeat_interleave(len(scales)), torch.tensor(scales).repeat(len(ratios))
+        self.shapes = torch.stack([side / ratio.sqrt(), side * ratio.sqrt()], dim=1)
+        self.offset, self.ignore_padding = offset, ignore_padding
+        self.transform = Box2BoxTransform(DELTA_WEIGHTS)
+        self._places: Points | None = None
+
+    def places(self, points: Points) -> Points:
+        """The anchors: A points a cell."""
+        known = self._places
+        if known is None or known.sizes != points.sizes or known.xy.device != points.xy.device:
+            with torch.inference_mode(False):  # they outlive this call, and training may use them
+                self._places = Points.with_anchors(
+                    points.sizes, points.strides, self.shapes, offset=self.offset, device=points.xy.device
+                )
+        return self._places
+
+    def decode(self, points: Points, raw: Tensor) -> Tensor:
+        """Boxes (N, R, 4) from deltas (N, R, 4), whose dw and dh are cut off at log(1000 / 16)."""
+        anchors = self.places(points).anchors
+        return self.transform.apply_deltas(raw.flatten(0, 1), anchors.repeat(len(raw), 1)).view_as(raw)
+
+    def box_loss_of(self, points: Points, predictions: DensePredictions, objects: Objects, pairs: Pairs) -> Tensor:
+        """(P,) the box loss of each pair, without weight; L1 sums the four deltas."""
+        if self.box_loss != "delta_l1":
+            return super().box_loss_of(points, predictions, objects, pairs)
+        places = self.places(points)
+        anchors = places.anchors[pairs.point % len(places)]
+        target = self.transform.get_deltas(anchors, objects.boxes[pairs.object])
+        return (predictions.deltas.flatten(0, 1)[pairs.point] - target).abs().sum(-1)
+
+    def ignored(self, points: Points, objects: Objects, pairs: Pairs) -> Tensor | None:
+        """(I,) anchors of the ignore band, and those in the padding if that is asked for."""
+        if not self.ignore_padding:
+            return pairs.ignored
+        places = self.places(points)
+        corner = places.xy - places.offset * places.stride[:, None]
+        extent = padded(objects.image_sizes).flip(-1)
+        outside = (corner[None] >= extent[:, None]).any(-1).flatten().nonzero().squeeze(1)
+        return outside if pairs.ignored is None else torch.cat([outside, pairs.ignored])
