@@ -37,7 +37,8 @@ def build_branches(cfg: CfgNode, in_channels: int) -> dict[str, Branch]:
     branches = {name.lower(): _build_branch(cfg, name, in_channels) for name in names}
     first, *others = branches.values()
     if first.per_cell > 1 and any(branch.reads_first for branch in others):
-        raise ValueError(f"MODEL.DEFCN.BRANCHES: an auxiliary loss wants one point a cell, {names[0]} has {first.per_cell}")
+        count = first.per_cell
+        raise ValueError(f"MODEL.DEFCN.BRANCHES: an auxiliary loss wants one point a cell, {names[0]} has {count}")
     return branches
 
 
