@@ -10,7 +10,6 @@ those of the entries. The same command goes on where an interrupted one stopped,
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -114,6 +113,8 @@ def run_config(entry: Entry, args: argparse.Namespace, seed: int) -> CfgNode:
     fixed += ["OUTPUT_DIR", str(Path(args.output) / "runs" / entry.folder / f"seed_{seed}")]
     fixed += ["SOLVER.MAX_ITER", str(args.iterations)] if args.iterations else []
     fixed += ["TEST.EVAL_PERIOD", str(args.eval_period)] if args.eval_period else []
+    if not Path(entry.config).is_file():
+        raise UserError(f"{entry.label}: {entry.config}: no such file")
     try:
         cfg = load_config(entry.config, [*device, *opts, *fixed])
     except UserError as error:
@@ -184,11 +185,11 @@ def compare(args: argparse.Namespace) -> int:
         UserError: a config is wrong, or something is in the way.
     """
     entries, output = parse_entries(args.configs, args.labels), Path(args.output)
-    threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
+    threads = args.threads or max(1, torch.get_num_threads() // args.jobs)
     with locked(output) as lock:
         plans = make_plans(entries, args)
         say(
-            f"{len(plans)} runs, {args.jobs} at a time with {threads} CPU threads each; logs: {output}/runs/*/*/log.txt"
+            f"{len(plans)} runs, {args.jobs} at a time, CPU threads of each: {threads}; logs: {output}/runs/*/*/log.txt"
         )
         runs, failures = run_all(plans, args.jobs, threads, lock)
         table = write_report(entries, runs, failures, output)

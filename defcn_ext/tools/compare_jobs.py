@@ -113,7 +113,9 @@ def run_all(plans: Sequence[Plan], jobs: int, threads: int, lock: IO[str]) -> tu
                 working[index] = start(plans[index].folder, threads, lock)
             time.sleep(POLL)
             for index in [i for i, process in working.items() if process.poll() is not None]:
-                results[index] = outcome(plans[index], working.pop(index).returncode)
+                process = working.pop(index)
+                process.stdin.close()
+                results[index] = outcome(plans[index], process.returncode)
                 progress.done(results[index], time.perf_counter() - started[index])
     finally:
         for process in working.values():

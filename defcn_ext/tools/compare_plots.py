@@ -6,6 +6,7 @@ import math
 import statistics
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,15 +14,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from defcn_ext.tools.compare_report import duplicates
+from defcn_ext.tools.compare_report import Spread, duplicates
 from defcn_ext.tools.compare_runs import Run
 from defcn_ext.tools.drawing import CLASS_COLORS
 from defcn_ext.tools.outcomes import SCORE
 
 MARKERS = "osD^vPX*"  # beside the colours, for those who cannot tell these apart
-KINDS = {"ap": ("without NMS", "-"), "ap_with_nms": ("with NMS", "--")}
-WIDTH, HEIGHT = 7.6, 4.4  # inches
-LABEL_CHARACTERS = 22
+KINDS = {"ap": ("without NMS", "-", 4), "ap_with_nms": ("with NMS", "--", 3)}  # name, line, order
+WIDTH, HEIGHT, BAR_WIDTH = 7.6, 4.4, 1.15  # inches
+LABEL_CHARACTERS = 22  # of a line of the legend
+GREY = "#555555"
+MAX_MARKERS = 12  # of a line
 
 
 def ap_figure(labels: Sequence[str], runs: Sequence[Run]) -> Figure:
@@ -29,18 +32,17 @@ def ap_figure(labels: Sequence[str], runs: Sequence[Run]) -> Figure:
     figure, axes = _figure()
     for index, label in enumerate(labels):
         own = [run for run in runs if run.label == label]
-        for kind, (_, style) in KINDS.items():
+        for kind, (_, style, order) in KINDS.items():
             points = mean_and_range(own, kind)
             x, mean, low, high = zip(*points) if points else ((), (), (), ())
-            color, marker = CLASS_COLORS[index % len(CLASS_COLORS)], MARKERS[index % len(MARKERS)]
-            filled = color if kind == "ap" else "white"
-            axes.plot(x, mean, style, color=color, marker=marker, markersize=4.5, markerfacecolor=filled, linewidth=1.6)
+            every = max(1, math.ceil(len(x) / MAX_MARKERS))
+            axes.plot(x, mean, style, linewidth=1.6, markevery=every, zorder=order, **_marks(index, kind))
             if len(own) > 1:
-                axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+                axes.fill_between(x, low, high, color=_color(index), alpha=0.13, linewidth=0)
     several = any(run.seed != runs[0].seed for run in runs)
     axes.set_title("AP with and without NMS" + (" (mean and range over seeds)" if several else ""), loc="left")
     axes.set(xlabel="training iterations", ylabel="AP (%)", xlim=(0, None), ylim=(0, None))
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True, steps=[1, 2, 5, 10]))
     _legend(axes, labels)
     return figure
 
@@ -58,31 +60,39 @@ def mean_and_range(runs: Sequence[Run], kind: str) -> list[tuple[int, float, flo
 
 def duplicates_figure(labels: Sequence[str], runs: Sequence[Run]) -> Figure:
     """A bar a detector: the mean over the seeds, which are points."""
-    figure, axes = _figure()
-    top = 0.0
+    figure, axes = _figure(max(WIDTH, BAR_WIDTH * len(labels)))
+    names, top = [], 0.0
     for index, label in enumerate(labels):
         values = [x for x in (duplicates(run) for run in runs if run.label == label) if not math.isnan(x)]
         mean = statistics.fmean(values) if values else 0.0
-        axes.bar(index, mean, width=0.6, color=CLASS_COLORS[index % len(CLASS_COLORS)], alpha=0.75)
+        axes.bar(index, mean, width=0.6, color=_color(index), alpha=0.75)
         if len(values) > 1:
             x = [index + 0.16 * (2 * i / (len(values) - 1) - 1) for i in range(len(values))]
-            axes.plot(x, values, "o", markersize=5, color="white", markeredgecolor="black", markeredgewidth=1)
-        text = f"{mean:.2f}" if values else "nothing found"
-        axes.annotate(text, (index, max([mean, *values])), (0, 6), textcoords="offset points", ha="center")
+            axes.plot(x, values, "o", markersize=5, color="white", markeredgecolor="black", clip_on=False, zorder=5)
+        names.append(f"{textwrap.fill(label, max(12, 66 // len(labels)))}\n{Spread.of(values).show('.2f')}")
         top = max([top, *values])
     several = any(run.seed != runs[0].seed for run in runs)
     axes.set_title("Duplicates without NMS" + (" (points: seeds)" if several else ""), loc="left")
-    names = [textwrap.fill(label, LABEL_CHARACTERS) for label in labels]
-    slant = {"rotation": 25, "ha": "right", "rotation_mode": "anchor"} if len(labels) > 4 else {}
-    axes.set_xticks(range(len(labels)), names, **slant)
-    axes.set(xlim=(-0.6, len(labels) - 0.4), ylim=(0, 1.15 * top or 1))
+    axes.set_xticks(range(len(labels)), names)
+    axes.set(xlim=(-0.6, len(labels) - 0.4), ylim=(0, 1.08 * top or 1))
     axes.set_ylabel(f"duplicates an object found\n(detections scored above {SCORE:g})")
     axes.grid(False, axis="x")
     return figure
 
 
-def _figure() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+def _color(index: int) -> str:
+    return CLASS_COLORS[index % len(CLASS_COLORS)]
+
+
+def _marks(index: int, kind: str) -> dict[str, Any]:
+    """Without NMS the markers are small and full; those with NMS look out below where both are equal."""
+    color, full = _color(index), kind == "ap"
+    look = {"markersize": 4, "markerfacecolor": color} if full else {"markersize": 7, "markerfacecolor": "white"}
+    return {"color": color, "marker": MARKERS[index % len(MARKERS)], **look}
+
+
+def _figure(width: float = WIDTH) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, HEIGHT), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.grid(color="#DDDDDD", linewidth=0.7)
@@ -93,15 +103,10 @@ def _figure() -> tuple[Figure, Axes]:
 
 def _legend(axes: Axes, labels: Sequence[str]) -> None:
     """Beside the plot, where it hides nothing: colours for the detectors, line styles for the kinds."""
-    handles = [
-        Line2D([], [], color=CLASS_COLORS[i % len(CLASS_COLORS)], marker=MARKERS[i % len(MARKERS)], markersize=5)
-        for i in range(len(labels))
-    ]
+    handles = [Line2D([], [], **_marks(i, "ap")) for i in range(len(labels))]
     names = [textwrap.fill(label, LABEL_CHARACTERS) for label in labels]
-    for index, (name, style) in enumerate(KINDS.values()):
-        filled = "#555555" if index == 0 else "white"
-        handles.append(
-            Line2D([], [], color="#555555", linestyle=style, marker="o", markersize=4.5, markerfacecolor=filled)
-        )
+    for kind, (name, style, _) in KINDS.items():
+        handles.append(Line2D([], [], **{**_marks(0, kind), "color": GREY, "marker": "o"}, linestyle=style))
+        handles[-1].set_markerfacecolor(GREY if kind == "ap" else "white")
         names.append(name)
     axes.legend(handles, names, loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, frameon=False)

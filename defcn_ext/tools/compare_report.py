@@ -126,8 +126,6 @@ def rows(summaries: Sequence[Summary]) -> list[dict[str, str]]:
             "NMS adds": x.nms_adds.show("+.1f"),
             "AP50 without NMS": x.ap50.show(),
             "duplicates an object": x.duplicates.show(".2f"),
-            "missed objects (%)": Spread(100 * x.missed.mean, 100 * x.missed.std).show(),
-            "false positives an image": x.wrong.show(".2f"),
             "training (min:s)": "-" if math.isnan(x.train_seconds) else minutes(x.train_seconds),
             f"iterations to AP {number(target)}": str(x.reaches(target) or "-"),
         }

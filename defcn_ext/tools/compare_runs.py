@@ -67,7 +67,7 @@ class Run:
         weights: the checkpoint of the finished model.
     """
 
-    label: str
+    label: str  # "" in the folder of the run, which does not know what it is called
     seed: int
     curve: tuple[Evaluation, ...]
     counts: Tally
@@ -198,7 +198,7 @@ def train(folder: Path) -> Run:
     for path in folder.glob("model_[0-9]*.pth"):
         path.unlink()
     return Run(
-        label=folder.parent.name,
+        label="",
         seed=cfg.SEED,
         curve=tuple(trainer.record.curve[i] for i in sorted(trainer.record.curve)),
         counts=counts,
