@@ -1,18 +1,14 @@
 """From dense predictions to detections."""
 
-import dataclasses
-
 import pytest
 import torch
-import torch.nn.functional as F
 
 from defcn_ext.assignment import build_rule
 from defcn_ext.branches import PointBranch
-from defcn_ext.inference import Inference, PeakFilter
+from defcn_ext.inference import Inference
+from defcn_ext.peak_filter import PeakFilter
 from defcn_ext.structures import DensePredictions, Points
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
-from tests.tiny import ALL, batch, tiny_cfg
 
 POINTS = Points.from_sizes([(2, 2), (1, 1)], [8, 16])  # points 0 to 3, and 4
 SIZE = (16, 16)
@@ -215,108 +211,6 @@ def test_ranges_that_have_no_middle_are_refused(window):
         make_inference(nms_range=window)
 
 
-@pytest.mark.parametrize("tau, kernel, key", [(1, 3, "TAU"), (-2, 3, "TAU"), (2, 2, "KERNEL"), (2, 0, "KERNEL")])
-def test_peak_filters_that_have_no_middle_are_refused(tau, kernel, key):
-    with pytest.raises(ValueError, match=f"MODEL.DEFCN.PEAK_FILTER.{key} must be"):
-        PeakFilter(tau, kernel)
-
-
-ONE = Points.from_sizes([(4, 5)], [8])
-TWO = Points.from_sizes([(8, 8), (4, 4)], [8, 16])
-
-
-def peaks(*maps, points=ONE, tau=2, kernel=3):
-    """Stays of one class, as lists of the (row, column) of each level; `maps` are (H, W)."""
-    stays = PeakFilter(tau, kernel)(torch.cat([x.flatten() for x in maps])[:, None], points)[:, 0]
-    return [x.view(size).nonzero().tolist() for x, size in zip(stays.split(points.counts), points.sizes)]
-
-
-def test_of_an_impulse_its_neighbours_go():
-    scores = torch.full((4, 5), 0.1)
-    scores[1, 1] = 0.9
-    far = [[r, c] for r in range(4) for c in range(5) if r == 3 or c >= 3]
-    assert peaks(scores) == [sorted([[1, 1], *far])]
-    assert peaks(scores, kernel=5) == [[[0, 4], [1, 1], [1, 4], [2, 4], [3, 4]]]
-
-
-def test_at_the_border_the_window_holds_what_exists():
-    """Negative infinity is beyond the border: a corner needs to be the largest of its own four cells only."""
-    scores = torch.arange(20.0).view(4, 5) / 100
-    scores[0, 0] = 0.08
-    assert peaks(scores) == [[[0, 0], [3, 4]]]
-
-
-def test_equal_maxima_all_stay():
-    assert len(peaks(torch.full((4, 5), 0.3))[0]) == 20
-    scores = torch.zeros(4, 5)
-    scores[1, 1:4] = 0.7
-    scores[2, 2] = 0.69
-    assert [x for x in peaks(scores)[0] if x[0] < 3 and 0 < x[1] < 4] == [[1, 1], [1, 2], [1, 3]]
-
-
-def test_the_smallest_window_lets_everything_stay():
-    maps = torch.rand(8, 8), torch.rand(4, 4)
-    assert [len(x) for x in peaks(*maps, points=TWO, tau=0, kernel=1)] == [64, 16]
-
-
-# 10-defcn, "What to test": row 1 of what an impulse at (1, 1) of a 4x4 map makes on the 8x8 map below it
-@pytest.mark.parametrize("column, height", list(enumerate([0.1875, 0.5625, 0.5625, 0.5625, 0.5625, 0.1875])))
-def test_a_finer_point_must_reach_what_the_coarser_level_makes_of_a_peak(column, height):
-    coarse = torch.zeros(4, 4)
-    coarse[1, 1] = 1.0
-    for value, stays in ((height, True), (height - 1e-3, False)):
-        fine = torch.zeros(8, 8)
-        fine[1, column] = value
-        first, second = peaks(fine, coarse, points=TWO)
-        assert ([1, column] in first) == stays
-        assert [1, 1] in second
-        assert [1, column] in peaks(fine, coarse, points=TWO, tau=0)[0]
-
-
-def test_a_coarser_point_sees_the_mean_of_the_four_finer_ones_in_its_cell():
-    fine, coarse = torch.zeros(8, 8), torch.zeros(4, 4)
-    fine[2, 3] = 0.8  # a quarter of it in cell (1, 1)
-    for value, stays in ((0.2, True), (0.19, False)):
-        coarse[1, 1] = value
-        assert ([1, 1] in peaks(fine, coarse, points=TWO)[1]) == stays
-        assert ([1, 1] in peaks(fine, coarse, points=TWO, kernel=1)[1]) == stays
-    assert [1, 1] in peaks(fine, coarse, points=TWO, tau=0)[1]
-
-
-def test_each_class_has_its_own_peaks_and_nan_is_none():
-    scores = torch.full((20, 2), 0.1)
-    scores[6, 0], scores[7, 1], scores[0, 0] = 0.9, 0.8, torch.nan
-    stays = PeakFilter()(scores, ONE)
-    assert stays[6].tolist() == [True, False] and stays[7].tolist() == [False, True]
-    assert stays[0].tolist() == [False, True]
-    scores[6, 0] = 0.1
-    assert PeakFilter()(scores, ONE)[:, 0].tolist() == [False] + [True] * 19  # for the others NaN is below 0.1
-
-
-def slow_peaks(maps, tau, kernel):
-    """Loops over levels, classes and cells; maps (K, H, W)."""
-    stays = []
-    for level, scores in enumerate(maps):
-        near = [x for i, x in enumerate(maps) if abs(i - level) <= tau // 2]
-        near = [F.interpolate(x[None], size=scores.shape[1:], mode="bilinear")[0] for x in near]
-        half = kernel // 2
-        for y in range(scores.shape[1]):
-            for x in range(scores.shape[2]):
-                windows = [m[:, max(0, y - half) : y + half + 1, max(0, x - half) : x + half + 1] for m in near]
-                stays.append([all(scores[k, y, x] >= w[k].max() for w in windows) for k in range(len(scores))])
-    return torch.tensor(stays)
-
-
-@pytest.mark.parametrize("tau, kernel", [(0, 1), (0, 3), (2, 1), (2, 3), (4, 5)])
-def test_peaks_of_odd_sizes_equal_loops(tau, kernel):
-    points = Points.from_sizes([(7, 9), (4, 5), (2, 3)], [8, 16, 32])
-    maps = [torch.rand(2, h, w) for h, w in points.sizes]
-    scores = torch.cat([x.flatten(1).T for x in maps])
-    stays = PeakFilter(tau, kernel)(scores, points)
-    assert torch.equal(stays, slow_peaks(maps, tau, kernel))
-    assert stays.any() and (stays.all() == ((tau, kernel) == (0, 1)))
-
-
 FIVE = Points.from_sizes([(1, 5)], [8])
 
 
@@ -359,78 +253,3 @@ def test_several_anchors_a_cell_are_refused_where_cells_are_counted(options, key
         find(scores, points=anchors, **options)
     (result,) = find(scores, points=anchors, nms_per_level=True)
     assert make_inference(nms_per_level=True).finalize(result, nms=True).points.tolist() == [0]
-
-
-KEYS = "MODEL.DEFCN."
-
-
-def detect(name, *options):
-    """Detections of the tiny detector on three images, all scores allowed, boxes of about 8 cells a side."""
-    torch.manual_seed(0)
-    options = [x if i % 2 else KEYS + x for i, x in enumerate(options)]
-    cfg = tiny_cfg(*ALL[name], KEYS + "SCORE_THRESH_TEST", 0.0, "TEST.DETECTIONS_PER_IMAGE", 10000, *options)
-    model = build_model(cfg).eval()
-    with torch.no_grad():
-        model.branches[model.test_branch].bbox_pred.bias.fill_(4.0)
-        return model, model(batch())
-
-
-def same(a, b):
-    return (
-        len(a) == len(b) and torch.equal(a.scores, b.scores) and torch.equal(a.pred_boxes.tensor, b.pred_boxes.tensor)
-    )
-
-
-def test_the_keys_of_the_nms_study_reach_the_detector():
-    counts = []
-    for limits in (("NMS_PER_LEVEL", True, "NMS_RANGE", 1), ("NMS_RANGE", 3), ("NMS_PER_LEVEL", True), ()):
-        model, results = detect("fcos", *limits)
-        assert model.inference.nms_per_level == ("NMS_PER_LEVEL" in limits)
-        counts.append([len(x["with_nms"]) for x in results])
-        if "NMS_RANGE" in limits and "NMS_PER_LEVEL" in limits:
-            assert model.inference.nms_range == 1
-            assert all(same(x["with_nms"], x["without_nms"]) for x in results)
-    nothing, near, level, unlimited = counts
-    for n in range(3):
-        assert unlimited[n] < near[n] < nothing[n] and unlimited[n] <= level[n] < nothing[n]
-
-
-@pytest.mark.parametrize("name", ["fcos", "fcos_centerness", "poto_3dmf"])
-def test_the_keys_of_the_peak_filter_reach_the_detector(name):
-    _, plain = detect(name)
-    _, identity = detect(name, "PEAK_FILTER.ENABLED", True, "PEAK_FILTER.TAU", 0, "PEAK_FILTER.KERNEL", 1)
-    model, filtered = detect(name, "PEAK_FILTER.ENABLED", True)
-    assert model.inference.peak_filter == PeakFilter(2, 3)
-    for before, same_again, after in zip(plain, identity, filtered):
-        assert same(before["without_nms"], same_again["without_nms"])
-        assert 0 < len(after["without_nms"]) < len(before["without_nms"]) / 3
-        assert after["without_nms"].scores.max() == before["without_nms"].scores.max()
-        assert len(after["with_nms"]) <= len(after["without_nms"])
-
-
-@pytest.mark.parametrize(
-    "options, key",
-    [
-        (("NMS_RANGE", 2), "NMS_RANGE"),
-        (("PEAK_FILTER.ENABLED", True, "PEAK_FILTER.TAU", 1), "PEAK_FILTER.TAU"),
-        (("PEAK_FILTER.ENABLED", True, "PEAK_FILTER.KERNEL", 4), "PEAK_FILTER.KERNEL"),
-    ],
-)
-def test_bad_values_are_refused_with_their_key(options, key):
-    with pytest.raises(ValueError, match=KEYS + key):
-        detect("poto", *options)
-
-
-def test_peaks_of_an_autocast_model_are_found_in_float32():
-    torch.manual_seed(0)
-    model = build_model(tiny_cfg(*ALL["fcos_centerness"], KEYS + "PEAK_FILTER.ENABLED", True)).eval()
-    seen = []
-
-    def watch(scores, points):
-        seen.append(scores)
-        return PeakFilter()(scores, points)
-
-    model.inference = dataclasses.replace(model.inference, peak_filter=watch)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        model(batch()[:1])
-    assert [x.dtype for x in seen] == [torch.float32] and seen[0].shape == (257, 3)
