@@ -29,7 +29,7 @@ from detectron2.config import CfgNode
 ENTRY = re.compile(r"(?:(?P<label>[^=:/\\]+)=)?(?P<config>.+?\.ya?ml)(?::(?P<changes>.*))?", re.DOTALL)
 FORM = "[LABEL=]CONFIG.yaml[:KEY=VALUE;KEY=VALUE...]"
 PAIR_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)+")  # the first one ends the options
-SET_HERE = {"SEED": "--seeds", "OUTPUT_DIR": "--output", "MODEL.DEFCN.COMPARE_NMS": "nothing, it is always True"}
+SET_HERE = {"SEED": "use --seeds", "OUTPUT_DIR": "use --output", "MODEL.DEFCN.COMPARE_NMS": "it is always True"}
 BUDGET = (
     "SOLVER.MAX_ITER",
     "SOLVER.IMS_PER_BATCH",
@@ -39,7 +39,9 @@ BUDGET = (
     "INPUT.MAX_SIZE_TRAIN",
     "INPUT.MIN_SIZE_TEST",
     "INPUT.MAX_SIZE_TEST",
+    "TEST.EVAL_PERIOD",
 )
+OPTIONS = {"SOLVER.MAX_ITER": "--iterations", "TEST.EVAL_PERIOD": "--eval-period"}
 CHECKPOINTS = 10  # of a run, of which the last is kept
 MAX_CHECKPOINT_PERIOD = 500
 
@@ -107,7 +109,7 @@ def run_config(entry: Entry, args: argparse.Namespace, seed: int) -> CfgNode:
     opts = [*args.opts, *entry.changes]
     for key in opts[::2]:
         if key in SET_HERE:
-            raise UserError(f"{entry.label}: {key} is set by this tool; use {SET_HERE[key]}")
+            raise UserError(f"{entry.label}: {key} is set by this tool; {SET_HERE[key]}")
     device = [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"]
     fixed = ["SEED", str(seed), "MODEL.DEFCN.COMPARE_NMS", "True"]
     fixed += ["OUTPUT_DIR", str(Path(args.output) / "runs" / entry.folder / f"seed_{seed}")]
@@ -145,8 +147,8 @@ def check_budget(configs: dict[str, CfgNode]) -> None:
         for path in BUDGET:
             values = [_value(x, path) for x in (base, cfg)]
             if values[0] != values[1]:
-                fix = "give --iterations" if path == "SOLVER.MAX_ITER" else "give both the same"
-                raise UserError(f"{path}: {first} has {values[0]}, {label} has {values[1]}; {fix}")
+                fix = OPTIONS.get(path, "both the same")
+                raise UserError(f"{path}: {first} has {values[0]}, {label} has {values[1]}; give {fix}")
 
 
 def _value(cfg: CfgNode, path: str) -> object:

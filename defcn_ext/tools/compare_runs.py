@@ -35,6 +35,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase, hooks
 from detectron2.utils.env import seed_all_rng
 
+REPAIRED = "datasets"  # what registration writes into OUTPUT_DIR
 AS_RESUMED = argparse.Namespace(num_gpus=1, num_machines=1, dist_url="", eval_only=False, resume=True)
 
 
@@ -164,7 +165,7 @@ def prepare_folder(folder: Path, cfg: CfgNode, inputs: dict[str, str]) -> None:
         if begun and before != inputs:
             what = _difference(before, inputs)
             raise UserError(f"{folder} holds a run {what}: remove it, or choose another --output")
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(path.name != REPAIRED for path in folder.iterdir()):
         raise UserError(f"{folder} holds files that are of no comparison: remove it, or choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "config.yaml", cfg.dump())

@@ -100,6 +100,7 @@ def test_the_config_of_a_run(tmp_path):
     [
         ("SOLVER.MAX_ITER", "7", r"SOLVER\.MAX_ITER: A has 2, B has 7; give --iterations"),
         ("SOLVER.IMS_PER_BATCH", "4", r"SOLVER\.IMS_PER_BATCH: A has 8, B has 4; give both the same"),
+        ("TEST.EVAL_PERIOD", "2", r"TEST\.EVAL_PERIOD: A has 1, B has 2; give --eval-period"),
         ("INPUT.MIN_SIZE_TRAIN", "(96,)", r"MIN_SIZE_TRAIN: A has \(160,\), B has \(96,\)"),
         ("DATASETS.TRAIN", "('quick_val',)", r"DATASETS\.TRAIN: A has \('quick_train',\), B has \('quick_val',\)"),
         ("DATASETS.TEST", "()", r"B: DATASETS\.TEST \(\): give exactly one"),
@@ -179,6 +180,7 @@ def test_an_empty_checkpoint_pointer_starts_again(tmp_path):
 
 
 def test_folders_of_other_runs_are_refused_and_kept(quick, tmp_path):
+    (tmp_path / "runs" / "a_b" / "seed_0" / "datasets").mkdir(parents=True)  # the check of the config may write it
     folder, inputs = prepared(tmp_path)
     prepared(tmp_path, "SOLVER.BASE_LR", "0.5")  # nothing was trained yet
     prepared(tmp_path)
