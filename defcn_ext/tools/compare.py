@@ -191,7 +191,7 @@ def compare(args: argparse.Namespace) -> int:
     with locked(output) as lock:
         plans = make_plans(entries, args)
         say(
-            f"{len(plans)} runs, {args.jobs} at a time, CPU threads of each: {threads}; logs: {output}/runs/*/*/log.txt"
+            f"Runs: {len(plans)}, at a time: {args.jobs}, CPU threads of each: {threads}, logs: {output}/runs/*/*/log.txt"
         )
         runs, failures = run_all(plans, args.jobs, threads, lock)
         table = write_report(entries, runs, failures, output)
@@ -203,7 +203,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line, with the KEY VALUE pairs as `opts`."""
     end = next((i for i, word in enumerate(argv) if PAIR_KEY.fullmatch(word)), len(argv))
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="compare", description=__doc__, formatter_class=raw)
+    usage = "compare CONFIG [CONFIG ...] [options] [KEY VALUE ...]"
+    parser = argparse.ArgumentParser(prog="compare", usage=usage, description=__doc__, formatter_class=raw)
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help=FORM)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N", help="default: 0")
     parser.add_argument("--iterations", type=int, metavar="N", help="SOLVER.MAX_ITER of all")
