@@ -190,9 +190,7 @@ def compare(args: argparse.Namespace) -> int:
     threads = args.threads or max(1, torch.get_num_threads() // args.jobs)
     with locked(output) as lock:
         plans = make_plans(entries, args)
-        say(
-            f"Runs: {len(plans)}, at a time: {args.jobs}, CPU threads of each: {threads}, logs: {output}/runs/*/*/log.txt"
-        )
+        say(f"Runs: {len(plans)}, at a time: {args.jobs}, CPU threads of each: {threads}; logs in {output}/runs")
         runs, failures = run_all(plans, args.jobs, threads, lock)
         table = write_report(entries, runs, failures, output)
     say(f"\n{table}\n\nIn {output}: table.md, table.csv, ap.png, duplicates.png, results.json")
