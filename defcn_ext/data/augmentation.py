@@ -10,17 +10,32 @@ def build_train_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
     """Crop, resize (or scale jitter), flip, colours; the first three as Detectron2 has them unless a key says more.
 
     Raises:
-        ValueError: INPUT.RANDOM_FLIP, INPUT.SCALE_JITTER or INPUT.COLOR_JITTER has a value outside its range.
+        ValueError: INPUT.RANDOM_FLIP, INPUT.SCALE_JITTER, INPUT.DETR_CROP or INPUT.COLOR_JITTER has a value outside its
+            range, or two of them exclude each other.
     """
     augmentations: list[T.Augmentation] = []
     if cfg.INPUT.CROP.ENABLED:
         augmentations.append(T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
-    augmentations += _resize(cfg)
+    augmentations += _detr_crop(cfg) + _resize(cfg)
     if cfg.INPUT.RANDOM_FLIP not in FLIPS:
         raise ValueError(f"INPUT.RANDOM_FLIP: unknown value {cfg.INPUT.RANDOM_FLIP!r}; known: {', '.join(FLIPS)}")
     for horizontal in FLIPS[cfg.INPUT.RANDOM_FLIP]:
         augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
     return augmentations + _colors(cfg.INPUT.COLOR_JITTER)
+
+
+def _detr_crop(cfg: CfgNode) -> list[T.Augmentation]:
+    crop = cfg.INPUT.DETR_CROP
+    if not crop.ENABLED:
+        return []
+    if cfg.INPUT.SCALE_JITTER:
+        raise ValueError("INPUT.DETR_CROP.ENABLED and INPUT.SCALE_JITTER: both set the size of images; use one of them")
+    if not crop.SIZES or min(crop.SIZES) < 1:
+        raise ValueError(f"INPUT.DETR_CROP.SIZES: {tuple(crop.SIZES)}: expected short sides in pixels")
+    if len(crop.CROP) != 2 or not 0 < crop.CROP[0] <= crop.CROP[1]:
+        raise ValueError(f"INPUT.DETR_CROP.CROP: {tuple(crop.CROP)}: expected (lowest, highest), 0 < lowest <= highest")
+    resize = T.ResizeShortestEdge(crop.SIZES, cfg.INPUT.MAX_SIZE_TRAIN, "choice")
+    return [T.RandomApply(T.AugmentationList([resize, T.RandomCrop("absolute_range", crop.CROP)]), prob=0.5)]
 
 
 def _resize(cfg: CfgNode) -> list[T.Augmentation]:

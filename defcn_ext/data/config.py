@@ -27,5 +27,13 @@ def add_data_config(cfg: CfgNode) -> None:
     # Side of that square in pixels. 0: the largest of MIN_SIZE_TRAIN.
     cfg.INPUT.SCALE_JITTER_SIZE = 0
 
+    # DETR's crops (arXiv 2005.12872, appendix A.4; DATE trains 36 epochs so): half of the images are resized to a short
+    # side drawn from SIZES and cropped to sides drawn from CROP, (lowest, highest), at most the image's own; then all
+    # are resized to MIN_SIZE_TRAIN. Pixels. The longer side stays within MAX_SIZE_TRAIN in both resizes.
+    cfg.INPUT.DETR_CROP = CfgNode()
+    cfg.INPUT.DETR_CROP.ENABLED = False
+    cfg.INPUT.DETR_CROP.SIZES = (400, 500, 600)
+    cfg.INPUT.DETR_CROP.CROP = (384, 600)
+
     # Keep decoded training images in memory (height x width x 3 bytes each, once per loader worker).
     cfg.INPUT.CACHE = False
