@@ -51,13 +51,13 @@ class Scene:
         """Logit of `score`."""
         if isinstance(self.scores, ScoreView):
             return self.scores.logit((point, self.gt_classes[object]))
-        return self.score(point, object).logit(eps=MIN_PROBABILITY)
+        return _logit(self.score(point, object))
 
     def class_logits(self, point: Tensor) -> Tensor:
-        """(P, K) logits of all scores at points (P,); NaN or infinite where the prediction is. Two dimensions only."""
+        """(..., K) logits of all scores at points (...); NaN or infinite where the prediction is."""
         if isinstance(self.scores, ScoreView):
             return self.scores.logit(point)
-        return self.scores[point].float().logit(eps=MIN_PROBABILITY)
+        return _logit(self.scores[point].float())
 
     def iou(self, point: Tensor, object: Tensor) -> Tensor:
         """IoU of the predicted box with the object; NaN where the prediction is not finite."""
@@ -79,6 +79,11 @@ class Scene:
         xy = self.points.xy[self.location(point)]
         box = self.gt_boxes[object]
         return torch.cat([xy - box[..., :2], box[..., 2:] - xy], dim=-1)
+
+
+def _logit(probability: Tensor) -> Tensor:
+    """NaN where the probability is not finite: an infinity must not look like certainty."""
+    return probability.logit(eps=MIN_PROBABILITY) + 0 * probability
 
 
 def make_scene(

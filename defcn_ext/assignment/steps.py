@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .expression import Call
@@ -57,17 +57,34 @@ def steps(kind: str) -> list[str]:
 
 
 def find_step(kind: str, written: Call | str) -> tuple[Step, Any]:
-    """The registered step that a call names, and what it builds. Options that are calls name candidates (a prior).
+    """The registered step that a call names, and what it builds.
+
+    An option that is a call, or a word where the option has no default, names candidates (a prior). Their traits are
+    those of the step too.
 
     Raises:
-        ValueError: unknown name or option; names what is known.
+        ValueError: unknown name or option; names what is known. Or the prior keeps too little to choose from.
     """
     call = written if isinstance(written, Call) else Call(str(written), {})
     if call.name not in _STEPS[kind]:
         raise ValueError(f"unknown {kind} step {call.name!r}; known: {', '.join(steps(kind))}")
     step = _STEPS[kind][call.name]
-    nested = {key: find_step("candidates", v)[1] for key, v in call.options.items() if isinstance(v, Call)}
-    return step, call_with(call.name, step.build, {**call.options, **nested})
+    nested = {key: find_step("candidates", v) for key, v in call.options.items() if _is_step(step, key, v)}
+    for key, (prior, _) in nested.items():
+        if "few" in prior.traits:
+            raise ValueError(
+                f"{step.name}: {key}={prior.name} keeps only the points that one-to-one selection can use, of which "
+                f"{step.name} would take some away; take best_per_level, center or inside"
+            )
+        step = replace(step, name=f"{step.name}({key}={prior.name})", traits=step.traits | prior.traits)
+    built = {key: prior for key, (_, prior) in nested.items()}
+    return step, call_with(call.name, step.build, {**call.options, **built})
+
+
+def _is_step(step: Step, option: str, value: object) -> bool:
+    parameter = inspect.signature(step.build).parameters.get(option)
+    required = parameter is not None and parameter.default is inspect.Parameter.empty
+    return isinstance(value, Call) or (required and isinstance(value, str))
 
 
 def call_with(name: str, build: Callable[..., Any], options: dict[str, Any]) -> Any:

@@ -6,27 +6,7 @@ from defcn_ext.assignment import Rule, build_rule, candidates, quality, register
 from defcn_ext.assignment.scene import make_scene
 from defcn_ext.structures import Pairs, Points
 from tests import reference
-
-SIZES, STRIDES = [(32, 40), (16, 20), (8, 10), (4, 5), (2, 3)], [8, 16, 32, 64, 128]
-POINTS = Points.from_sizes(SIZES, STRIDES)
-
-
-def crowd(num_objects, seed=0, classes=3):
-    """Random objects, and predictions that hit them more or less."""
-    rng = torch.Generator().manual_seed(seed)
-    centre = torch.rand(num_objects, 2, generator=rng) * torch.tensor([320.0, 256.0])
-    size = 4 + torch.rand(num_objects, 2, generator=rng) ** 2 * 150
-    gt_boxes = torch.cat([centre - size / 2, centre + size / 2], 1)
-    gt_classes = torch.randint(classes, (num_objects,), generator=rng)
-    scores = torch.rand(len(POINTS), classes, generator=rng) ** 3
-    ltrb = torch.rand(len(POINTS), 4, generator=rng) * 4 * POINTS.stride[:, None]
-    return scores, POINTS.boxes(ltrb), gt_boxes, gt_classes
-
-
-def as_dict(pairs):
-    assert len(set(pairs.point.tolist())) == len(pairs), "a point stands for two objects"
-    return dict(zip(pairs.point.tolist(), pairs.object.tolist()))
-
+from tests.assignment.scenes import POINTS, as_dict, crowd
 
 TOY = Points.from_sizes([(2, 3)], [8])
 TOY_BOXES = torch.tensor(
