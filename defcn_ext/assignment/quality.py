@@ -17,11 +17,14 @@ from .scene import Scene
 from .steps import register_step
 
 WORST = -1e9  # for predictions that are not finite, below all that matching takes
+BELOW_ZERO = -1e-6  # the same for qualities in [0, 1]: worse than a finite prediction of quality 0
 
 
 @register_step("quality", "unit")
 def poto(alpha: float = 0.8, combine: str = "mul") -> Quality:
     """`p^(1-alpha) IoU^alpha`, or `(1-alpha) p + alpha IoU`, in [0, 1] (DeFCN Eq. 4, Table 4).
+
+    A prediction that is not finite has -1e-6.
 
     Args:
         alpha: share of the box; 0 looks at the class alone, 1 at the box alone.
@@ -39,7 +42,7 @@ def poto(alpha: float = 0.8, combine: str = "mul") -> Quality:
         else:
             value = score ** (1 - alpha) * iou**alpha
         # x ** 0 is 1 even for NaN, so both are asked again
-        return torch.nan_to_num(value + 0 * (score + iou), nan=0.0)
+        return torch.nan_to_num(value + 0 * (score + iou), nan=BELOW_ZERO)
 
     return quality
 
@@ -90,9 +93,10 @@ def foreground_loss(giou: float = 2.0, alpha: float = 0.25, gamma: float = 2.0) 
 
     def quality(scene: Scene, point: Tensor, object: Tensor) -> Tensor:
         logits = scene.class_logits(point)
-        at_class = logits.gather(-1, scene.gt_classes[object].unsqueeze(-1)).squeeze(-1)
+        at_class = scene.logit(point, object)
         others = _as_background(logits, alpha, gamma).sum(-1) - _as_background(at_class, alpha, gamma)
         value = _as_foreground(at_class, alpha, gamma) + others + giou * (1 - scene.giou(point, object))
+        value = value + 0 * logits.sum(-1)  # minus infinity has no loss as background
         return torch.where(value.isfinite(), -value, WORST)
 
     return quality
