@@ -170,7 +170,7 @@ class DensePredictions:
     @torch.no_grad()
     def num_nonfinite(self) -> Tensor:
         """Number of points, as a scalar tensor, of which a prediction holds a NaN or an infinity."""
-        maps = [x for x in (self.logits, self.boxes, self.filter, self.centerness) if x is not None]
+        maps = [x for x in (self.logits, self.boxes, self.filter, self.centerness, self.deltas) if x is not None]
         # a sum is finite only if all its terms are
         finite = [x.sum(-1, dtype=torch.float32).isfinite() for x in maps]
         return (~torch.stack(finite).all(0)).sum()

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from defcn_ext.structures import DensePredictions, Pairs, Points, ScoreView
+from defcn_ext.structures import DensePredictions, Objects, Pairs, Points, ScoreView
+from detectron2.structures import Boxes, Instances
 
 STRIDES = [8, 16, 32, 64, 128]
 
@@ -38,6 +39,35 @@ def test_boxes_of_distances():
     assert boxes.tolist() == [[[3, 2, 7, 8], [12, 4, 12, 4]]]
 
 
+def test_anchors_come_cell_by_cell():
+    """Two anchors a cell, 2 x 1 and 1 x 3 strides (width x height), centred on the corners of the cells."""
+    points = Points.with_anchors([(1, 2), (1, 1)], [8, 16], torch.tensor([[2.0, 1], [1, 3]]))
+    assert points.anchors.tolist() == [
+        *([-8, -4, 8, 4], [-4, -12, 4, 12]),
+        *([0, -4, 16, 4], [4, -12, 12, 12]),
+        *([-16, -8, 16, 8], [-8, -24, 8, 24]),
+    ]
+    assert points.xy.tolist() == [[0, 0], [0, 0], [8, 0], [8, 0], [0, 0], [0, 0]]
+    assert points.stride.tolist() == [8] * 4 + [16] * 2 and points.level.tolist() == [0] * 4 + [1] * 2
+    assert points.per_cell == 2 and points.counts == [4, 2] and len(points) == 6
+
+
+def test_the_offset_moves_anchors_by_a_share_of_their_stride():
+    shapes = torch.tensor([[4.0, 4.0]])
+    corner, middle = (Points.with_anchors([(2, 2), (1, 1)], [8, 16], shapes, offset=x) for x in (0.0, 0.5))
+    torch.testing.assert_close(middle.anchors - corner.anchors, (middle.stride / 2)[:, None].expand(5, 4))
+    assert torch.equal(middle.xy, Points.from_sizes([(2, 2), (1, 1)], [8, 16]).xy)
+
+
+def test_objects_know_the_images_own_sizes():
+    instances = [Instances((30, 50)), Instances((40, 20)), Instances((10, 10))]
+    for x, count in zip(instances, (1, 0, 2)):
+        x.gt_boxes, x.gt_classes = Boxes(torch.ones(count, 4)), torch.arange(count)
+    objects = Objects.from_instances(instances)
+    assert objects.image_sizes.tolist() == [[30, 50], [40, 20], [10, 10]]
+    assert objects.image.tolist() == [0, 2, 2] and objects.classes.tolist() == [0, 0, 1]
+
+
 @pytest.mark.parametrize("with_filter", [False, True])
 def test_score_view_equals_the_full_matrix(with_filter):
     predictions = DensePredictions(
@@ -53,6 +83,22 @@ def test_score_view_equals_the_full_matrix(with_filter):
     torch.testing.assert_close(view[point, cls], full[point, cls])
     torch.testing.assert_close(view[point], full[point])
     torch.testing.assert_close(view[torch.arange(6)[None], cls[:, None]], full[:6, cls].T)
+    logits = torch.logit(full)
+    torch.testing.assert_close(view.logit((point, cls)), logits[point, cls])
+    torch.testing.assert_close(view.logit(point), logits[point])
+    torch.testing.assert_close(view.logit((torch.arange(6)[None], cls[:, None])), logits[:6, cls].T)
+
+
+def test_logits_tell_apart_what_scores_have_rounded_together():
+    logits = torch.tensor([[[40.0], [50.0], [-60.0], [float("nan")], [float("inf")]]], dtype=torch.bfloat16)
+    plain = ScoreView(DensePredictions(logits, torch.zeros(1, 5, 4)))
+    filtered = ScoreView(DensePredictions(logits, torch.zeros(1, 5, 4), filter=torch.tensor([60.0] * 5).view(1, 5, 1)))
+    every = torch.arange(5)
+    assert plain[every][:2].tolist() == [[1.0], [1.0]]
+    assert plain.logit(every).dtype == torch.float32
+    assert plain.logit(every).flatten()[:3].tolist() == [40, 50, -60]
+    assert filtered.logit(every).flatten()[:3].tolist() == pytest.approx([40, 49.9999546, -60], rel=1e-7)
+    assert plain.logit(every).isfinite().flatten().tolist() == [True, True, True, False, False]
 
 
 def test_a_diverged_logit_has_no_score():
@@ -72,9 +118,30 @@ def test_nonfinite_points_are_counted_once():
     assert int(predictions.num_nonfinite()) == 3
 
 
+def test_a_delta_that_is_not_finite_is_counted_though_its_box_is():
+    """Where deltas of the size are cut off, an infinite one has a finite box."""
+    predictions = DensePredictions(torch.zeros(1, 5, 3), torch.zeros(1, 5, 4), deltas=torch.zeros(1, 5, 4))
+    predictions.deltas[0, 3, 2] = float("inf")
+    assert int(predictions.num_nonfinite()) == 1
+
+
+def test_assignment_gets_no_gradients():
+    maps = {"logits": 3, "boxes": 4, "filter": 1, "centerness": 1, "deltas": 4}
+    predictions = DensePredictions(**{k: torch.zeros(1, 2, c, requires_grad=True) for k, c in maps.items()})
+    detached = predictions.detach()
+    assert all(x is None or not x.requires_grad for x in vars(detached).values())
+    assert all(getattr(detached, k) is not None for k in ("logits", "boxes", "filter", "centerness"))
+
+
 def test_pairs_are_picked_together():
     pairs = Pairs(torch.tensor([5, 6, 7]), torch.tensor([0, 0, 1]), positive=torch.tensor([0.1, 0.2, 0.3]))
     kept = pairs[torch.tensor([True, False, True])]
     assert (kept.point.tolist(), kept.object.tolist()) == ([5, 7], [0, 1])
     torch.testing.assert_close(kept.positive, torch.tensor([0.1, 0.3]))
     assert kept.negative is None and len(kept) == 2
+
+
+@pytest.mark.parametrize("index", [torch.tensor([False, True]), torch.tensor([1])])
+def test_ignored_points_stay_when_pairs_are_picked(index):
+    pairs = Pairs(torch.tensor([5, 6]), torch.tensor([0, 1]), ignored=torch.tensor([1, 2, 3]))
+    assert pairs[index].ignored.tolist() == [1, 2, 3] and pairs[index].point.tolist() == [6]
