@@ -53,6 +53,38 @@ def test_value_and_gradient_equal_the_dense_form(gamma):
     torch.testing.assert_close(grad, 3 * expected_grad.float(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+@pytest.mark.parametrize("ignored", [[3, 0, 48], [3, 3], []])
+def test_ignored_rows_add_nothing(gamma, ignored):
+    """The loss and the gradients are those of the map without these rows, whatever stands in them."""
+    logits = (torch.randn(50, 4) * 4).requires_grad_()
+    rows, classes = torch.tensor([1, 7, 7, 49]), torch.tensor([3, 0, 1, 2])
+    targets = torch.zeros(50, 4)
+    targets[rows, classes] = 1
+    kept = [i for i in range(50) if i not in ignored]
+    expected = dense_focal(logits[kept], targets[kept], gamma=gamma)
+    (expected_grad,) = torch.autograd.grad(expected, logits)
+    broken = logits.detach().index_fill(0, torch.tensor(ignored[:1], dtype=torch.long), float("nan")).requires_grad_()
+    ignored = torch.tensor(ignored, dtype=torch.long)
+    for given in (logits, broken):
+        value = focal_loss_sum(given, rows, classes, ignored=ignored, gamma=gamma)
+        (grad,) = torch.autograd.grad(value, given)
+        assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+        torch.testing.assert_close(grad, expected_grad.float(), rtol=1e-4, atol=1e-6)
+        assert not grad[ignored].any()
+
+
+def test_ignored_rows_of_bfloat16_logits():
+    logits = (torch.randn(30, 4) * 4).bfloat16().requires_grad_()
+    row = torch.tensor([2])
+    value = focal_loss_sum(logits, row, row, ignored=torch.tensor([5, 6]))
+    value.backward()
+    exact = focal_loss_sum(logits.float()[[*range(5), *range(7, 30)]], row, row)
+    assert value.dtype == torch.float32 and logits.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(value, exact)
+    assert logits.grad.isfinite().all() and logits.grad[:5].any(-1).all() and not logits.grad[5:7].any()
+
+
 def test_gamma_0_and_alpha_half_is_half_of_cross_entropy():
     logits = torch.randn(20, 3)
     rows, classes = torch.arange(20), torch.arange(20) % 3
