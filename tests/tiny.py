@@ -26,6 +26,24 @@ def tiny_cfg(*opts):
     return cfg
 
 
+BOTH = ("MODEL.DEFCN.BRANCHES", ["ONE_TO_ONE", "ONE_TO_MANY"])
+ONE, MANY = "MODEL.DEFCN.ONE_TO_ONE.", "MODEL.DEFCN.ONE_TO_MANY."
+ONENET = (
+    *("MODEL.DEFCN.CONV_BIAS", False, ONE + "RULE", "MinCost(cls=2, l1=5, giou=2, select=matching)"),
+    *(ONE + "CLS_WEIGHT", 2.0, ONE + "BOX_WEIGHT", 2.0, ONE + "L1_WEIGHT", 5.0),
+)
+DATE_FCOS = (
+    *(MANY + "RULE", "FCOS(prior=inside)", MANY + "BOX_FORM", "exp", MANY + "BOX_LOSS", "iou"),
+    *(MANY + "CENTERNESS", "cls", MANY + "CENTERNESS_SCORE", "product"),
+)
+DATE_RETINANET = (
+    *(MANY + "RULE", "RetinaNet", MANY + "LOSS_WEIGHT", 2.0, MANY + "BOX_LOSS", "delta_l1", MANY + "BOX_FORM", "delta"),
+    *(MANY + "ANCHORS.SCALES", [4.0, 5.039684, 6.349604], MANY + "ANCHORS.RATIOS", [0.5, 1.0, 2.0]),
+    *(MANY + "ANCHORS.OFFSET", 0.0, MANY + "NORMALIZER", "images", MANY + "IGNORE_PADDING", True),
+)
+DATE = (*ONENET, *BOTH, ONE + "RULE", "POTO(alpha=0.8, prior=center, radius=1.5, invalid=0)")
+DATE_F, DATE_R = (*DATE, *DATE_FCOS), (*DATE, *DATE_RETINANET)
+
 ALL = {
     "fcos": ("MODEL.DEFCN.BRANCHES", ["ONE_TO_MANY"], "MODEL.DEFCN.NMS", True),
     "fcos_centerness": ("MODEL.DEFCN.BRANCHES", ["ONE_TO_MANY"], "MODEL.DEFCN.ONE_TO_MANY.CENTERNESS", "reg"),
@@ -38,7 +56,15 @@ ALL = {
         "MODEL.DEFCN.BRANCHES",
         ["ONE_TO_ONE", "AUX"],
     ),
-    "dual": ("MODEL.DEFCN.BRANCHES", ["ONE_TO_ONE", "ONE_TO_MANY"]),
+    "dual": BOTH,
+    "onenet": ONENET,
+    "date_f": DATE_F,
+    "date_f_3dmf": (*DATE_F, ONE + "MAX_FILTERING.ENABLED", True),
+    "date_r": DATE_R,
+    "date_r_own_towers": (*DATE_R, "MODEL.DEFCN.SHARE_TOWERS", False),
+    "anchor": (*(ONE + "RULE", "Anchor(scale=4)", ONE + "BOX_FORM", "delta", "MODEL.DEFCN.LEVEL_SCALES", False),),
+    "center": (ONE + "RULE", "Center"),
+    "foreground_loss": (ONE + "RULE", "ForegroundLoss"),
 }
 
 

@@ -49,8 +49,11 @@ class AnchorBranch(PointBranch):
             raise ValueError("CENTERNESS: anchors have none; set it to ''")
         if options.get("max_filtering") is not None and self.per_cell > 1:
             raise ValueError(
-                f"MAX_FILTERING: made for one point a cell, and the branch has {self.per_cell} anchors a cell"
+                f"MAX_FILTERING: made for one point a cell, and the branch has {self.per_cell} anchors a cell; set "
+                "MAX_FILTERING.ENABLED to False"
             )
+        if options.get("refinement") is not None or options.get("quality_convs") is not None:
+            raise ValueError("REFINE and QUALITY are made for points, not for anchors")
         super().__init__(box_form="delta", **options)
         ratio, side = torch.tensor(ratios).repeat_interleave(len(scales)), torch.tensor(scales).repeat(len(ratios))
         self.shapes = torch.stack([side / ratio.sqrt(), side * ratio.sqrt()], dim=1)
@@ -83,11 +86,14 @@ class AnchorBranch(PointBranch):
         return (predictions.deltas.flatten(0, 1)[pairs.point] - target).abs().sum(-1)
 
     def ignored(self, points: Points, objects: Objects, pairs: Pairs) -> Tensor | None:
-        """(I,) anchors of the ignore band, and those in the padding if that is asked for."""
+        """(I,) anchors of the ignore band, and those in the padding if that is asked for; none of them positive."""
         if not self.ignore_padding:
             return pairs.ignored
         places = self.places(points)
         corner = places.xy - places.offset * places.stride[:, None]
         extent = padded(objects.image_sizes).flip(-1)
-        outside = (corner[None] >= extent[:, None]).any(-1).flatten().nonzero().squeeze(1)
-        return outside if pairs.ignored is None else torch.cat([outside, pairs.ignored])
+        ignored = (corner[None] >= extent[:, None]).any(-1).flatten()
+        if pairs.ignored is not None:
+            ignored[pairs.ignored] = True
+        ignored[pairs.point] = False  # a rule that looks at all points may choose one in the padding
+        return ignored.nonzero().squeeze(1)

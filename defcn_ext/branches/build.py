@@ -6,7 +6,7 @@ import torch
 
 from defcn_ext.assignment import Rule, build_rule
 from defcn_ext.head import SharedHead
-from defcn_ext.layers import MaxFiltering
+from defcn_ext.layers import BoxRefinement, MaxFiltering
 from defcn_ext.structures import Points
 from detectron2.config import CfgNode
 
@@ -14,6 +14,7 @@ from .anchor import AnchorBranch
 from .auxiliary import AuxiliaryBranch
 from .base import Branch
 from .point import PointBranch
+from .weighted import DualWeightingBranch, WeightedBranch
 
 
 def build_branches(cfg: CfgNode, in_channels: int) -> dict[str, Branch]:
@@ -36,15 +37,19 @@ def build_branches(cfg: CfgNode, in_channels: int) -> dict[str, Branch]:
         names = _needed_at_inference(cfg, names)
     branches = {name.lower(): _build_branch(cfg, name, in_channels) for name in names}
     first, *others = branches.values()
-    if first.per_cell > 1 and any(branch.reads_first for branch in others):
+    if any(branch.reads_first for branch in others) and first.per_cell > 1:
         count = first.per_cell
-        raise ValueError(f"MODEL.DEFCN.BRANCHES: an auxiliary loss wants one point a cell, {names[0]} has {count}")
+        raise ValueError(
+            f"MODEL.DEFCN.BRANCHES: an auxiliary loss wants one point a cell, and {names[0]} has {count}; leave it out"
+        )
     return branches
 
 
 def _needed_at_inference(cfg: CfgNode, names: list[str]) -> list[str]:
+    """The branch that predicts; all of them where `MODEL.DEFCN.TEST_BRANCH` names none that can."""
     wanted = (cfg.MODEL.DEFCN.TEST_BRANCH or names[0]).lower()
-    return [name for name in names if name.lower() == wanted] or names
+    able = [name for name in names if cfg.MODEL.DEFCN[name].TYPE != "auxiliary"]
+    return [name for name in able if name.lower() == wanted] or names
 
 
 def known_branches(cfg: CfgNode) -> list[str]:
@@ -54,7 +59,7 @@ def known_branches(cfg: CfgNode) -> list[str]:
 
 def _build_branch(cfg: CfgNode, name: str, in_channels: int) -> Branch:
     node, key = cfg.MODEL.DEFCN[name], f"MODEL.DEFCN.{name}"
-    builders = {"auxiliary": _build_auxiliary, "point": _build_point}
+    builders = {"auxiliary": _build_auxiliary, "point": _build_point, "weighted": _build_point, "dual": _build_point}
     if node.TYPE not in builders:
         raise ValueError(f"{key}.TYPE: unknown type {node.TYPE!r}; known: {', '.join(map(repr, sorted(builders)))}")
     try:
@@ -75,6 +80,7 @@ def _build_auxiliary(cfg: CfgNode, name: str, rule: Rule, in_channels: int) -> B
 
 def _build_point(cfg: CfgNode, name: str, rule: Rule, in_channels: int) -> Branch:
     options, node = cfg.MODEL.DEFCN, cfg.MODEL.DEFCN[name]
+    _check_box_form(node)
     window, anchors = node.MAX_FILTERING, node.ANCHORS
     own_towers = not options.SHARE_TOWERS and name != options.BRANCHES[0]
     common = {
@@ -91,9 +97,22 @@ def _build_point(cfg: CfgNode, name: str, rule: Rule, in_channels: int) -> Branc
         "centerness": node.CENTERNESS,
         "centerness_score": node.CENTERNESS_SCORE,
         "max_filtering": MaxFiltering(in_channels, window.TAU, window.KERNEL, window.NORM) if window.ENABLED else None,
+        "quality_convs": node.QUALITY.CONVS if node.QUALITY.ENABLED else None,
+        "refinement": BoxRefinement(in_channels, node.REFINE.PADDING) if node.REFINE.ENABLED else None,
+        "box_bias": node.BOX_BIAS,
         "towers": build_towers(cfg, in_channels, level_scales=False) if own_towers else None,
     }
-    if node.BOX_FORM != "delta":
+    if node.BOX_FORM == "delta" and node.TYPE != "point":
+        raise ValueError(f"TYPE {node.TYPE!r} is made for points, not for anchors: set BOX_FORM to relu or exp")
+    if node.TYPE == "weighted":
+        branch = WeightedBranch(
+            box_form=node.BOX_FORM, background=node.BACKGROUND_WEIGHT, box_weights=node.BOX_WEIGHTS, **common
+        )
+    elif node.TYPE == "dual":
+        branch = DualWeightingBranch(
+            box_form=node.BOX_FORM, neg_weight=node.NEG_WEIGHT, detach_negative=node.DETACH_NEGATIVE, **common
+        )
+    elif node.BOX_FORM != "delta":
         branch = PointBranch(box_form=node.BOX_FORM, **common)
     else:
         branch = AnchorBranch(
@@ -105,6 +124,19 @@ def _build_point(cfg: CfgNode, name: str, rule: Rule, in_channels: int) -> Branc
         )
     _try_rule(branch)
     return branch
+
+
+def _check_box_form(node: CfgNode) -> None:
+    """
+    Raises:
+        ValueError: the form is unknown, or another key has no meaning with it.
+    """
+    known = (*PointBranch.box_forms, *AnchorBranch.box_forms)
+    if node.BOX_FORM not in known:
+        raise ValueError(f"BOX_FORM: unknown value {node.BOX_FORM!r}; known: {', '.join(map(repr, known))}")
+    for key, used in (("BOX_LOSS", node.BOX_LOSS == "delta_l1"), ("IGNORE_PADDING", node.IGNORE_PADDING)):
+        if used and node.BOX_FORM != "delta":
+            raise ValueError(f"{key}: {node[key]} is for anchors; set BOX_FORM to 'delta', got {node.BOX_FORM!r}")
 
 
 def build_towers(cfg: CfgNode, in_channels: int, *, level_scales: bool) -> SharedHead:

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from defcn_ext.assignment import Rule
 from defcn_ext.head import HeadFeatures, SharedHead, conv3x3
-from defcn_ext.layers import MaxFiltering
+from defcn_ext.layers import BoxRefinement, MaxFiltering
 from defcn_ext.losses import focal_loss_sum, giou_loss, iou_loss, normalized_l1, worker_mean
 from defcn_ext.losses.boxes import EPS
 from defcn_ext.structures import DensePredictions, Objects, Pairs, Points
 
 from .base import Branch
 
+SCORE_MAP_CHANNELS = 64  # of the convs before it
 MAX_LOG_DISTANCE = math.log(1e5)  # beyond any image, and far from where areas overflow
 
 
@@ -39,6 +40,11 @@ class PointBranch(Branch):
         centerness: "cls" or "reg", the tower that predicts it; "" for none.
         centerness_score: "sqrt" or "product", how it enters the final score.
         max_filtering: the 3D Max Filtering layer, or None.
+        quality_convs: convs before the map that multiplies all class scores, read from the box tower or from 3D Max
+            Filtering: 0 for none but the last (DeFCN), 1 to 3 (o2f); None for no such map, unless there is 3D Max
+            Filtering.
+        refinement: reads the sides of the boxes again near their boundaries (DW), or None.
+        box_bias: of the box conv at the start; 4 in DW, where boxes must not start empty.
         towers: towers of the branch's own, or None to share the model's.
 
     Raises:
@@ -47,6 +53,7 @@ class PointBranch(Branch):
 
     box_forms: tuple[str, ...] = ("relu", "exp")
     box_losses: tuple[str, ...] = ("giou", "iou")
+    normalizers: tuple[str, ...] = ("positives", "images")
     per_cell: int = 1
 
     def __init__(
@@ -66,24 +73,30 @@ class PointBranch(Branch):
         centerness: str = "",
         centerness_score: str = "sqrt",
         max_filtering: MaxFiltering | None = None,
+        quality_convs: int | None = None,
+        refinement: BoxRefinement | None = None,
+        box_bias: float = 0.0,
         towers: SharedHead | None = None,
     ):
         super().__init__(rule)
-        _check_choice("BOX_FORM", box_form, self.box_forms)
-        _check_choice("BOX_LOSS", box_loss, self.box_losses)
-        _check_choice("NORMALIZER", normalizer, ("positives", "images"))
-        _check_choice("CENTERNESS", centerness, ("", "cls", "reg"))
-        _check_choice("CENTERNESS_SCORE", centerness_score, ("sqrt", "product"))
+        check_choice("BOX_FORM", box_form, self.box_forms)
+        check_choice("BOX_LOSS", box_loss, self.box_losses)
+        check_choice("NORMALIZER", normalizer, self.normalizers)
+        check_choice("CENTERNESS", centerness, ("", "cls", "reg"))
+        check_choice("CENTERNESS_SCORE", centerness_score, ("sqrt", "product"))
         self.cls_weight, self.box_weight, self.l1_weight = cls_weight, box_weight, l1_weight
         self.loss_weight, self.box_loss, self.normalizer, self.box_form = loss_weight, box_loss, normalizer, box_form
         self.centerness_tower, self.centerness_score = centerness, centerness_score
         prior_bias = -math.log((1 - prior_prob) / prior_prob)
         self.towers = towers
         self.cls_score = conv3x3(in_channels, num_classes * self.per_cell, bias_value=prior_bias)
-        self.bbox_pred = conv3x3(in_channels, 4 * self.per_cell)
+        self.bbox_pred = conv3x3(in_channels, 4 * self.per_cell, bias_value=box_bias)
         self.centerness = conv3x3(in_channels, 1) if centerness else None
         self.max3d = max_filtering
-        self.filter = conv3x3(in_channels, 1) if max_filtering is not None else None
+        if max_filtering is not None and quality_convs is None:
+            quality_convs = 0
+        self.filter = None if quality_convs is None else score_map(in_channels, quality_convs)
+        self.refinement = refinement
 
     def forward(
         self, points: Points, features: HeadFeatures, first: DensePredictions | None = None
@@ -95,15 +108,17 @@ class PointBranch(Branch):
             box_tower, cls_tower = own.box, own.cls
         raw_boxes = [scale(self.bbox_pred(x).float()) for x, scale in zip(box_tower, features.scales)]
         raw = flatten_levels(raw_boxes, self.per_cell)
+        boxes = self.decode(points, raw)
         filters = centerness = None
-        if self.max3d is not None:
-            filters = flatten_levels([self.filter(x) for x in self.max3d(box_tower)])
+        if self.filter is not None:
+            tower = box_tower if self.max3d is None else self.max3d(box_tower)
+            filters = flatten_levels([self.filter(x) for x in tower])
         if self.centerness is not None:
             tower = cls_tower if self.centerness_tower == "cls" else box_tower
             centerness = flatten_levels([self.centerness(x) for x in tower])
         return DensePredictions(
             logits=flatten_levels([self.cls_score(x) for x in cls_tower], self.per_cell),
-            boxes=self.decode(points, raw),
+            boxes=boxes if self.refinement is None else self.refinement(box_tower, points, boxes),
             filter=filters,
             centerness=centerness,
             deltas=raw if self.box_loss == "delta_l1" else None,
@@ -167,6 +182,18 @@ class PointBranch(Branch):
         return product.sqrt() if self.centerness_score == "sqrt" else product
 
 
+def score_map(in_channels: int, num_convs: int) -> nn.Module:
+    """A map of one channel: `num_convs` convs of 64 channels with norm and ReLU before the last (o2f, section 3.4)."""
+    last = conv3x3(in_channels if num_convs == 0 else SCORE_MAP_CHANNELS, 1)
+    if num_convs == 0:
+        return last
+    layers: list[nn.Module] = []
+    for index in range(num_convs):
+        conv = conv3x3(in_channels if index == 0 else SCORE_MAP_CHANNELS, SCORE_MAP_CHANNELS)
+        layers += [conv, nn.GroupNorm(32, SCORE_MAP_CHANNELS), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, last)
+
+
 def flatten_levels(maps: Sequence[Tensor], per_cell: int = 1) -> Tensor:
     """(N, A C, H_l, W_l) of each level to (N, R, C), where A is the number of points of a cell."""
     flat = torch.cat([x.permute(0, 2, 3, 1).flatten(1, 2) for x in maps], dim=1)
@@ -182,6 +209,6 @@ def centerness_target(points: Points, objects: Objects, pairs: Pairs) -> Tensor:
     return ratio.clamp(min=0).prod(-1).sqrt()
 
 
-def _check_choice(key: str, value: str, known: tuple[str, ...]) -> None:
+def check_choice(key: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ValueError(f"{key}: unknown value {value!r}; known: {', '.join(map(repr, known))}")
