@@ -73,6 +73,7 @@ def add_defcn_config(cfg: CN) -> None:
 def _point_branch(rule: str, box_weight: float) -> CN:
     """A predictor of one box a point (FCOS, section 3)."""
     node = CN()
+    # "point": hard targets. "weighted": every pair weighted as positive and negative (o2f). "dual": DW's losses.
     node.TYPE = "point"
     # Label assignment: NAME(option=value, ...); `defcn_ext.assignment.rules()` lists the names.
     node.RULE = rule
@@ -82,12 +83,19 @@ def _point_branch(rule: str, box_weight: float) -> CN:
     node.BOX_WEIGHT = box_weight
     node.L1_WEIGHT = 0.0
     node.LOSS_WEIGHT = 1.0
+    # For "weighted": factor on the background's focal loss without its alpha; weights of the box loss: "" for none,
+    # "centerness" (o2f as released) or "label".
+    node.BACKGROUND_WEIGHT = 0.75
+    node.BOX_WEIGHTS = "centerness"
+    # For "dual": weight of the negative loss, whether its importance s^2 is a constant (DW's paper) or not (release).
+    node.NEG_WEIGHT = 1.0
+    node.DETACH_NEGATIVE = False
     # Box loss: "giou", "iou" (-log IoU; DATE's FCOS branch), or "delta_l1" (L1 of the deltas; RetinaNet).
     node.BOX_LOSS = "giou"
     # What the losses are divided by: "positives", their mean over the workers, or "images", for each worker the sum
-    # over its images of max(1, positives) (DATE's RetinaNet branch).
+    # over its images of max(1, positives) (DATE's RetinaNet branch), or for "weighted" also "labels", their sum.
     node.NORMALIZER = "positives"
-    # Leave cells behind an image's own size, padded to 32, out of the class loss; for "delta" (DATE's RetinaNet branch).
+    # Leave cells behind an image's own size, padded to 32, out of the class loss; for "delta" (DATE-R).
     node.IGNORE_PADDING = False
     # How raw outputs become boxes: distances by "relu" (times stride) or "exp" (pixels), or "delta" from anchors.
     node.BOX_FORM = "relu"
@@ -97,6 +105,16 @@ def _point_branch(rule: str, box_weight: float) -> CN:
     node.ANCHORS.SCALES = [4.0]
     node.ANCHORS.RATIOS = [1.0]
     node.ANCHORS.OFFSET = 0.5
+    # Bias of the box conv at the start; 4 in DW, whose weights vanish on empty boxes.
+    node.BOX_BIAS = 0.0
+    # A map that multiplies all class scores, with so many 64-channel convs before it (o2f: 3; DW: 0).
+    node.QUALITY = CN()
+    node.QUALITY.ENABLED = False
+    node.QUALITY.CONVS = 3
+    # Box refinement by boundary points (DW); beyond the map they read "zeros" (release) or the "border".
+    node.REFINE = CN()
+    node.REFINE.ENABLED = False
+    node.REFINE.PADDING = "zeros"
     # Tower that predicts the centerness: "reg" (DeFCN), "cls" (DATE), or "" for none.
     node.CENTERNESS = ""
     # Final score with centerness: "sqrt" of the product (DeFCN), or "product" (DATE).

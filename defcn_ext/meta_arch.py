@@ -48,6 +48,7 @@ class DeFCN(nn.Module):
         input_format: str = "BGR",
         vis_period: int = 0,
         inference_only: bool = False,
+        max_iter: int = 1,
     ):
         """
         Args:
@@ -64,6 +65,7 @@ class DeFCN(nn.Module):
             input_format: order of the channels of the input, for pictures.
             vis_period: iterations between two pictures of the training in the event storage; 0 for none.
             inference_only: the branches that only train are missing; refuse to train.
+            max_iter: iterations of the whole training, for rules that change with its progress.
         """
         super().__init__()
         self.backbone = backbone
@@ -75,7 +77,7 @@ class DeFCN(nn.Module):
         self.test_branch = test_branch or next(iter(branches))
         self.nms, self.compare_nms = nms, compare_nms
         self.input_format, self.vis_period = input_format, vis_period
-        self.inference_only = inference_only
+        self.inference_only, self.max_iter = inference_only, max_iter
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         shapes = backbone.output_shape()
@@ -112,6 +114,7 @@ class DeFCN(nn.Module):
             "input_format": cfg.INPUT.FORMAT,
             "vis_period": cfg.VIS_PERIOD,
             "inference_only": options.INFERENCE_ONLY,
+            "max_iter": cfg.SOLVER.MAX_ITER,
         }
 
     @property
@@ -142,6 +145,13 @@ class DeFCN(nn.Module):
             return losses
         predictions = self.predict(points, features, self.test_branch)
         return self.forward_inference(points, predictions, images.image_sizes, batched_inputs)
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is over, from 0 to 1, by the event storage's iteration; 0 outside a training."""
+        if not has_event_storage():
+            return 0.0
+        return min(1.0, get_event_storage().iter / max(1, self.max_iter - 1))
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalises the images, then pads them at the right and bottom to one size."""
@@ -189,7 +199,7 @@ class DeFCN(nn.Module):
         first: DensePredictions | None = None
         for name, branch in self.branches.items():
             predictions = branch(points, features, first)
-            pairs = branch.assign(points, predictions, objects)
+            pairs = branch.assign(points, predictions, objects, self.progress)
             suffix = "" if first is None else f"_{name}"
             for term, value in branch.losses(points, predictions, objects, pairs).items():
                 losses[f"loss_{term}{suffix}"] = value

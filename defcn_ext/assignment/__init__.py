@@ -1,3 +1,4 @@
+from . import weighted_rules  # noqa: F401  (registers its rules)
 from .rules import Rule, build_rule, register_rule, rules
 from .steps import register_step, steps
 

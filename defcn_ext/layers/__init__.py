@@ -1,4 +1,5 @@
+from .box_refinement import BoxRefinement
 from .max_filtering import MaxFiltering, max_over_neighbours
 from .scale import Scale
 
-__all__ = ["MaxFiltering", "Scale", "max_over_neighbours"]
+__all__ = ["BoxRefinement", "MaxFiltering", "Scale", "max_over_neighbours"]

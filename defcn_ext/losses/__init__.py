@@ -1,8 +1,10 @@
 from .boxes import giou_loss, iou_loss, normalized_l1, paired_giou, paired_iou
 from .focal import focal_loss_sum, product_logit
 from .normalizer import worker_mean
+from .weighted import dual_losses, weighted_loss_sum
 
 __all__ = [
+    "dual_losses",
     "focal_loss_sum",
     "giou_loss",
     "iou_loss",
@@ -10,5 +12,6 @@ __all__ = [
     "paired_giou",
     "paired_iou",
     "product_logit",
+    "weighted_loss_sum",
     "worker_mean",
 ]

@@ -38,6 +38,11 @@ class _BackgroundFocalSum(torch.autograd.Function):
         return slope.mul_(p.pow_(ctx.gamma)).mul_(grad), None
 
 
+def background_focal_sum(logits: Tensor, gamma: float = 2.0) -> Tensor:
+    """Sum of `s^gamma (-log(1 - s))` over all entries of float32 logits, without a factor."""
+    return _BackgroundFocalSum.apply(logits, gamma)
+
+
 def focal_loss_sum(
     logits: Tensor,
     rows: Tensor,
@@ -72,7 +77,7 @@ def focal_loss_sum(
     logits = logits.float()
     # a logit of minus infinity has no loss and no gradient
     counted = logits if ignored is None else logits.index_fill(0, ignored, -math.inf)
-    background = _BackgroundFocalSum.apply(counted, gamma)
+    background = background_focal_sum(counted, gamma)
     z = logits[rows, classes]
     p = z.sigmoid()
     as_positive = (1 - p) ** gamma * F.softplus(-z)

@@ -18,7 +18,7 @@ class Noting:
     def __init__(self, count):
         self.count = count
 
-    def __call__(self, points, scores, boxes, gt_boxes, gt_classes, image, image_sizes):
+    def __call__(self, points, scores, boxes, gt_boxes, gt_classes, image, **_):
         self.scores, self.boxes = scores[torch.arange(len(boxes))], boxes
         return Pairs(torch.arange(self.count), torch.zeros(self.count, dtype=torch.long))
 
@@ -51,6 +51,14 @@ def test_the_focal_loss_is_divided_by_its_own_number_of_positives(first, count):
     _, terms = step(first, count, cls_weight=0.5)
     total = count * 0.0433217 + (6 - count) * 0.1299651
     assert {name: value.item() for name, value in terms.items()} == pytest.approx({"cls": 0.5 * total / max(1, count)})
+
+
+def test_points_its_rule_ignores_cost_nothing(first):
+    branch = AuxiliaryBranch(rule=Noting(1))
+    predictions = branch(POINTS, None, first)
+    zero = torch.tensor([0])
+    terms = branch.losses(POINTS, predictions, OBJECTS, Pairs(zero, zero, ignored=torch.tensor([2])))
+    assert terms["cls"].item() == pytest.approx(0.0433217 + 3 * 0.1299651)
 
 
 def test_it_moves_neither_boxes_nor_filter(first):

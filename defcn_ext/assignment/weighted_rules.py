@@ -1,0 +1,164 @@
+"""The papers' rules that weight their pairs: o2f, dual weighting, and those it is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from defcn_ext.structures import Pairs
+
+from . import candidates as candidate_steps
+from . import quality as quality_steps
+from . import selection as selection_steps
+from . import weighting as weighting_steps
+from .rules import Rule, build_rule, register_rule
+
+
+@register_rule("O2F")
+def o2f(
+    k: int = 7,
+    alpha: float = 0.8,
+    combine: str = "mul",
+    radius: float = 1.5,
+    t_max: float = 0.6,
+    t_min: float = 0.2,
+    schedule: str = "step",
+    epochs: int = 12,
+    ambiguous: float = 0.4,
+    scaled: bool = True,
+) -> Rule:
+    """One-to-few: one certain positive and some ambiguous ones, whose label falls over the training (CVPR 2023).
+
+    Args:
+        k: positives an object, the certain one among them (as released; the paper's K counts the ambiguous ones).
+        alpha, combine, radius: of the POTO quality and of the center prior.
+        t_max, t_min, schedule, epochs, ambiguous, scaled: of the label; see `weighting.soft_labels`.
+    """
+    return Rule(
+        candidate_steps.center(radius),
+        quality_steps.poto(alpha, combine),
+        selection_steps.top_k(k, above=0.0),
+        weighting_steps.soft_labels(t_max, t_min, schedule, epochs, ambiguous, scaled),
+    )
+
+
+@register_rule("DW")
+def dw(
+    mu: float = 5.0,
+    beta: float = 5.0,
+    g1: float = 2.0,
+    bag: str = "soft",
+    size: float = 0.0,
+    form: str = "released",
+) -> Rule:
+    """Dual weighting: every point inside the box is a positive and a negative to a degree of its own (CVPR 2022).
+
+    Args:
+        mu: exponent of the positive weight.
+        beta: exponent of the IoU in the consistency.
+        g1: exponent of the IoU in the negative weight.
+        bag: candidates: "soft", all of the box, with a soft center prior; "threshold", those within `size` strides of
+            the centre; "topk", the `size` nearest of each level. The latter two without the prior.
+        form: "released" or "paper"; they differ in how the box enters the consistency, in what the positive weights
+            are divided by, and in the curve of the negative weight (50-dw, section 6).
+    """
+    if form not in ("released", "paper"):
+        raise ValueError(f"DW: unknown form {form!r}; known: released, paper")
+    if bag not in ("soft", "threshold", "topk") or (bag != "soft") != (size > 0):
+        raise ValueError(f"DW: bag must be soft, or threshold or topk with a size above 0; got {bag!r}, {size}")
+    candidates = {
+        "soft": lambda: candidate_steps.inside(),
+        "threshold": lambda: candidate_steps.near(size),
+        "topk": lambda: candidate_steps.in_box(candidate_steps.nearest_per_level(int(size))),
+    }
+    released = form == "released"
+    return Rule(
+        candidates[bag](),
+        quality_steps.consistency(beta, "giou" if released else "iou"),
+        selection_steps.every(),
+        weighting_steps.dual(
+            mu,
+            3.0 * mu / 5.0 if released else mu,
+            1.11 if bag == "soft" else 0.0,
+            g1,
+            1.0 if released else 0.95,
+            released,
+        ),
+    )
+
+
+def _atss(weighting: weighting_steps.Weighting) -> Rule:
+    atss = build_rule("ATSS")
+    return Rule(atss.candidates, atss.quality, atss.selection, weighting)
+
+
+@register_rule("GFL")
+def gfl() -> Rule:
+    """ATSS with the labels of quality focal loss (DW, Table 1)."""
+    return _atss(weighting_steps.gfl())
+
+
+@register_rule("VFL")
+def vfl() -> Rule:
+    """ATSS with the labels of varifocal loss (DW, Table 1)."""
+    return _atss(weighting_steps.vfl())
+
+
+@register_rule("TOOD")
+def tood(k: int = 13, beta: float = 6.0) -> Rule:
+    """The k most aligned points inside the box, with aligned labels (TOOD, section 3.2; DW, Table 1).
+
+    Args:
+        k: points an object.
+        beta: exponent of the IoU in the alignment `s IoU^beta`.
+    """
+    return Rule(
+        candidate_steps.inside(),
+        quality_steps.consistency(beta, "iou"),
+        selection_steps.top_k(k, above=0.0),
+        weighting_steps.tood(),
+    )
+
+
+@register_rule("MuSu")
+def musu(k: int = 13, beta: float = 6.0) -> Rule:
+    """TOOD's points and labels with MuSu's weights (DW, Table 1; MuSu's own label is not known here).
+
+    Args:
+        k, beta: as for TOOD.
+    """
+    return Rule(
+        candidate_steps.inside(),
+        quality_steps.consistency(beta, "iou"),
+        selection_steps.top_k(k, above=0.0),
+        weighting_steps.musu(),
+    )
+
+
+@dataclass(frozen=True)
+class Hybrid(Rule):
+    """A rule that hands over to another during the training; its own steps are the later rule's."""
+
+    early: Rule | None = None
+    switch: float = 2 / 3
+
+    def __call__(self, *args, progress: float = 0.0, **options) -> Pairs:
+        """As `Rule.__call__`."""
+        if progress < self.switch:
+            return self.early(*args, progress=progress, **options)
+        return super().__call__(*args, progress=progress, **options)
+
+
+@register_rule("HybridEpoch")
+def hybrid_epoch(early: str = "FCOS", late: str = "POTO", switch: float = 2 / 3) -> Rule:
+    """One-to-many targets at first, one-to-one later (o2f, Table 5; after H-DETR).
+
+    Args:
+        early, late: the names of two rules without weights, with their default options.
+        switch: share of the training after which the second takes over; the papers do not give it.
+    """
+    if not 0 < switch < 1:
+        raise ValueError(f"HybridEpoch: switch must lie in (0, 1), got {switch}")
+    first, second = build_rule(early), build_rule(late)
+    if first.weighting is not None or second.weighting is not None:
+        raise ValueError(f"HybridEpoch: {early} or {late} weights its pairs; take rules without weights")
+    return Hybrid(second.candidates, second.quality, second.selection, None, first, switch)

@@ -1,0 +1,79 @@
+"""Classification losses of pairs that carry a positive and a negative weight (DW Eq. 1), in log space."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .focal import background_focal_sum
+
+
+def weighted_loss_sum(
+    logits: Tensor,
+    rows: Tensor,
+    classes: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    *,
+    background: float = 0.75,
+    gamma: float = 2.0,
+) -> Tensor:
+    """Sum of `-positive log(s) - negative log(1 - s)` over pairs, and of the focal loss over all other entries.
+
+    The loss of o2f (its Eq. 4, with the released weights), and of the methods in DW's Table 1.
+
+    Args:
+        logits: (M, K) logits of the scores s; M points of all images.
+        rows, classes: (P,) the entry of each pair; one named several times counts for each pair.
+        positive, negative: (P,) constants.
+        background: factor on `s^gamma (-log(1 - s))` of entries without a pair.
+
+    Returns:
+        A scalar, float32.
+    """
+    logits = logits.float()
+    z = logits[rows, classes]
+    of_pairs = (positive * F.softplus(-z) + negative * F.softplus(z)).sum()
+    entries = (rows * logits.shape[1] + classes).unique()
+    paired = logits.flatten()[entries]
+    others = background_focal_sum(logits, gamma) - (paired.sigmoid() ** gamma * F.softplus(paired)).sum()
+    return of_pairs + background * others
+
+
+def dual_losses(
+    logits: Tensor,
+    rows: Tensor,
+    classes: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    *,
+    gamma: float = 2.0,
+    detach_importance: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The classification losses of dual weighting as released (50-dw, section 5), before their normalisers.
+
+    Where several pairs share an entry, the smallest P counts: a point that suits any object is not pushed down.
+
+    Args:
+        logits: (M, K) logits of the scores s; M points of all images.
+        rows, classes: (P,) the entry of each pair.
+        positive: (P,) positive weights, constants.
+        negative: (P,) P, the probability of being a negative, constants; 1 for entries without a pair.
+        detach_importance: treat the importance `s^gamma` as a constant (the paper), instead of as in focal loss.
+
+    Returns:
+        the positive sum `positive (-log s)`, the negative sum `P s^gamma (-log(1 - s))` over all entries, and the sum
+        of `1 - P`: scalars, float32.
+    """
+    logits = logits.float()
+    of_positives = (positive * F.softplus(-logits[rows, classes])).sum()
+    entries, pair = (rows * logits.shape[1] + classes).unique(return_inverse=True)
+    spared = 1 - negative.new_ones(len(entries)).scatter_reduce(0, pair, negative, "amin")
+    z = logits.flatten()[entries]
+    if detach_importance:
+        everywhere = (logits.detach().sigmoid() ** gamma * F.softplus(logits)).sum()
+        importance = z.detach().sigmoid() ** gamma
+    else:
+        everywhere = background_focal_sum(logits, gamma)
+        importance = z.sigmoid() ** gamma
+    return of_positives, everywhere - (spared * importance * F.softplus(z)).sum(), spared.sum()
