@@ -33,6 +33,8 @@ def add_defcn_config(cfg: CN) -> None:
     # Score of every class at the start of training (Lin et al. 2017).
     _C.PRIOR_PROB = 0.01
 
+    # Python modules to import first, for rules and steps that are registered outside this package.
+    _C.IMPORTS = []
     # The branches: ONE_TO_ONE, ONE_TO_MANY, AUX, whose nodes follow. The first predicts, the others only train.
     _C.BRANCHES = ["ONE_TO_ONE"]
 

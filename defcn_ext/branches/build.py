@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import torch
 
 from defcn_ext.assignment import Rule, build_rule
@@ -25,6 +27,7 @@ def build_branches(cfg: CfgNode, in_channels: int) -> dict[str, Branch]:
     Raises:
         ValueError: a branch or an option is unknown, listed twice, or the first branch cannot predict.
     """
+    _import_modules(cfg.MODEL.DEFCN.IMPORTS)
     names, known = list(cfg.MODEL.DEFCN.BRANCHES), known_branches(cfg)
     for name in names:
         if name not in known:
@@ -50,6 +53,16 @@ def _needed_at_inference(cfg: CfgNode, names: list[str]) -> list[str]:
     wanted = (cfg.MODEL.DEFCN.TEST_BRANCH or names[0]).lower()
     able = [name for name in names if cfg.MODEL.DEFCN[name].TYPE != "auxiliary"]
     return [name for name in able if name.lower() == wanted] or names
+
+
+def _import_modules(names: list[str]) -> None:
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ValueError(
+                f"MODEL.DEFCN.IMPORTS: cannot import {name!r} ({error}); give modules that PYTHONPATH finds"
+            ) from error
 
 
 def known_branches(cfg: CfgNode) -> list[str]:
