@@ -29,9 +29,7 @@ CLS_OF_BOTH = 2 * 0.0433217 + 2 * 0.1299651
 
 
 def make_branch(**options):
-    return PointBranch(
-        in_channels=CHANNELS, num_classes=CLASSES, prior_prob=0.01, rule=build_rule("POTO"), **options
-    )
+    return PointBranch(in_channels=CHANNELS, num_classes=CLASSES, prior_prob=0.01, rule=build_rule("POTO"), **options)
 
 
 def make_objects(ltrb=WANTED, points=TWO_POINTS, image=0):
@@ -97,6 +95,60 @@ def test_with_centerness_the_boxes_are_weighted_by_its_target():
     assert found["box"] == pytest.approx(2 * (0.2357023 + 0.1687694) / 1.1313708, rel=1e-5)
     # ln 2, and -0.4242641 ln 0.75 - 0.5757359 ln 0.25
     assert found["centerness"] == pytest.approx((0.6931472 + 0.9201935) / 2, rel=1e-5)
+
+
+def test_the_weights_of_date():
+    """20-date, "What to test": L1 0.5 and GIoU 0.703030 of one pair in an image 400 wide and 200 high."""
+    predictions = DensePredictions(torch.zeros(1, 2, CLASSES), torch.tensor([[[10.0, 10, 110, 110], [0, 0, 0, 0]]]))
+    size, zero = torch.tensor([[200.0, 400]]), torch.tensor([0])
+    objects = Objects(torch.tensor([[20.0, 20, 100, 120]]), zero, zero, size)
+    branch = make_branch(cls_weight=2.0, l1_weight=5.0, box_weight=2.0)
+    found = losses(branch, predictions, pair_up(1), objects)
+    cls = 2 * (0.0433217 + 3 * 0.1299651)
+    assert found == pytest.approx({"cls": cls, "l1": 0.5, "box": 0.703030}, rel=1e-5)
+    half = losses(make_branch(cls_weight=2.0, l1_weight=5.0, loss_weight=0.5), predictions, pair_up(1), objects)
+    assert half == pytest.approx({name: value / 2 for name, value in found.items()}, rel=1e-6)
+
+
+def test_l1_is_a_share_of_the_images_own_size():
+    """The same pair in two images of one batch, of which one is twice as wide and four times as high."""
+    box, wanted = torch.tensor([10.0, 10, 50, 30]), torch.tensor([[14.0, 10, 50, 30]])  # cx off by 2, w by 4
+    predictions = DensePredictions(torch.zeros(2, 2, CLASSES), box.expand(2, 2, 4))
+    sizes = torch.tensor([[25.0, 100], [100, 200]])
+    for image, share in ((0, 6 / 100), (1, 6 / 200)):
+        objects = Objects(wanted, torch.tensor([0]), torch.tensor([image]), sizes)
+        pairs = Pairs(torch.tensor([2 * image]), torch.tensor([0]))
+        found = losses(make_branch(l1_weight=5.0), predictions, pairs, objects)
+        assert found["l1"] == pytest.approx(5 * share, rel=1e-5)
+
+
+def test_minus_log_iou_weighted_by_centerness():
+    """DATE's FCOS branch. IoU 20 * 20 / (20 * 30) of the first pair, 0.6260163 of the second."""
+    branch = make_branch(box_loss="iou", box_weight=1.0, centerness="cls")
+    found = losses(branch, predict(centerness=torch.zeros(1, 2, 1)))
+    weighted = 0.7071068 * -math.log(2 / 3) + 0.4242641 * -math.log(0.6260163)
+    assert found["box"] == pytest.approx(weighted / 1.1313708, rel=1e-5)
+    assert found["centerness"] == pytest.approx(2 * math.log(2) / 2, rel=1e-5)
+
+
+def test_normalising_by_image_without_asking_other_workers(monkeypatch):
+    monkeypatch.setattr(normalizer.comm, "get_world_size", lambda: 2)
+    points = make_objects()
+    objects = Objects(points.boxes, points.classes, points.image, torch.full((3, 2), 80.0))
+    found = losses(make_branch(normalizer="images"), predict(), objects=objects)
+    assert found["cls"] == pytest.approx(CLS_OF_BOTH / 4, rel=1e-5)  # 2 positives, and two images without
+    assert found["box"] == pytest.approx(2 * sum(GIOU) / 4, rel=1e-5)
+
+
+def test_an_ignored_point_is_neither_positive_nor_background():
+    pairs = Pairs(torch.tensor([0]), torch.tensor([0]), ignored=torch.tensor([1]))
+    found = losses(make_branch(), predict(), pairs)
+    assert found["cls"] == pytest.approx(0.0433217 + 0.1299651, rel=1e-5)
+
+
+def test_exponents_that_would_overflow_give_finite_boxes():
+    boxes = make_branch(box_form="exp").decode(TWO_POINTS, torch.full((1, 2, 4), 500.0))
+    assert boxes.isfinite().all() and (boxes.abs().amin() > 9e4)
 
 
 def test_normalisers_are_means_over_workers(other_worker):
@@ -194,6 +246,8 @@ def test_levels_are_laid_out_row_by_row():
     "options, message",
     [
         ({"box_form": "linear"}, "BOX_FORM: unknown value 'linear'; known: 'relu', 'exp'"),
+        ({"box_loss": "l1"}, "BOX_LOSS: unknown value 'l1'; known: 'giou', 'iou'"),
+        ({"normalizer": "objects"}, "NORMALIZER: unknown value 'objects'; known: 'positives', 'images'"),
         ({"centerness": "box"}, "CENTERNESS: unknown value 'box'; known: '', 'cls', 'reg'"),
         ({"centerness_score": "mean"}, "CENTERNESS_SCORE: unknown value 'mean'; known: 'sqrt', 'product'"),
     ],
