@@ -20,8 +20,8 @@ import torch
 import defcn_ext  # makes detectron2 importable
 from defcn_ext.data import UnreadableImageError, register_from_config
 from defcn_ext.engine import Trainer
+from defcn_ext.engine.checkpointer import Checkpointer
 from defcn_ext.engine.preflight import UserError, check_run, load_config
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
@@ -53,7 +53,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> dict:
     register_from_config(cfg)
     model = Trainer.build_model(cfg)
     with download_told(cfg, resume):
-        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        Checkpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detectron2.checkpoint import DetectionCheckpointer
+from defcn_ext.engine.checkpointer import Checkpointer
 from detectron2.engine import HookBase
 
 
@@ -71,7 +71,7 @@ class WeightAverage(HookBase):
         self.steps = state["steps"]
 
 
-class AveragedCheckpointer(DetectionCheckpointer):
+class AveragedCheckpointer(Checkpointer):
     """Saves the averaged weights in place of the ones in training."""
 
     def __init__(self, average: WeightAverage, model: nn.Module, save_dir: str, **checkpointables: Any):

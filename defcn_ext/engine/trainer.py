@@ -17,6 +17,7 @@ from defcn_ext.data.loaders import build_test_loader, check_test_images, train_d
 from defcn_ext.data.mapper import RobustMapper
 from defcn_ext.data.register import check_num_classes, register_from_config
 from defcn_ext.engine import solver
+from defcn_ext.engine.checkpointer import Checkpointer
 from defcn_ext.engine.console import ProgressPrinter
 from defcn_ext.engine.data_order import ResumableLoader, build_sampler, images_per_process
 from defcn_ext.engine.ema import AveragedCheckpointer, WeightAverage
@@ -24,7 +25,6 @@ from defcn_ext.engine.memory import MemoryStats
 from defcn_ext.engine.precision import amp_dtype
 from defcn_ext.engine.seeding import run_seed
 from defcn_ext.engine.train_step import TrainStep
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator, verify_results
@@ -73,7 +73,7 @@ class Trainer(DefaultTrainer):
         self.average = WeightAverage(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
         state = {"trainer": weakref.proxy(self)}
         if self.average is None:
-            self.checkpointer = DetectionCheckpointer(model, cfg.OUTPUT_DIR, **state)
+            self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, **state)
         else:
             self.checkpointer = AveragedCheckpointer(self.average, model, cfg.OUTPUT_DIR, **state)
         self.register_hooks(self.build_hooks())
