@@ -1,0 +1,102 @@
+"""Writes the papers' tables into configs/README.md: which config or command each row is, and the paper's figure.
+
+    python -m defcn_ext.tools.tables
+
+The rows stand in configs/tables.yaml. The figures are the papers', never measured ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from defcn_ext.tools.text import say, write_whole
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+BEGIN = "<!-- the papers' tables, written by python -m defcn_ext.tools.tables -->"
+END = "<!-- end of the papers' tables -->"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a paper's table: `config` lies in configs/COCO; `opts` are KEY VALUE pairs; a figure a column."""
+
+    label: str
+    config: str
+    opts: str
+    figures: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+def read_tables(path: Path = CONFIGS / "tables.yaml") -> list[Table]:
+    """
+    Raises:
+        ValueError: a row has not one figure a column.
+    """
+    tables = []
+    for table in yaml.safe_load(path.read_text(encoding="utf-8")):
+        columns = tuple(table["columns"])
+        rows = tuple(
+            Row(str(row["row"]), row["config"], row.get("opts", ""), tuple(str(row["figures"]).split()))
+            for row in table["rows"]
+        )
+        for row in rows:
+            if len(row.figures) != len(columns):
+                raise ValueError(
+                    f"{path}: {table['title']}: {row.label}: {len(row.figures)} figures for {len(columns)} columns"
+                )
+        tables.append(Table(table["title"], table.get("note", ""), columns, rows))
+    return tables
+
+
+def render(tables: list[Table]) -> str:
+    """The tables as Markdown, under one heading each."""
+    return "\n\n".join(_render_table(table) for table in tables)
+
+
+def _render_table(table: Table) -> str:
+    with_opts = any(row.opts for row in table.rows)
+    head = ["row", "config (`configs/COCO/`)", *(["keys"] if with_opts else []), *table.columns]
+    lines = [_line(head), "|---" * len(head) + "|"]
+    for row in table.rows:
+        keys = [f"`{row.opts}`" if row.opts else ""] if with_opts else []
+        lines.append(_line([row.label, f"[`{row.config}`](COCO/{row.config})", *keys, *row.figures]))
+    note = f"{table.note}\n\n" if table.note else ""
+    return f"### {table.title}\n\n{note}" + "\n".join(lines)
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def replace_section(text: str, section: str) -> str:
+    """`text` with `section` between the two markers.
+
+    Raises:
+        ValueError: a marker is missing, or stands there twice.
+    """
+    for marker in (BEGIN, END):
+        if text.count(marker) != 1:
+            raise ValueError(f"configs/README.md: expected the line {marker} once")
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n\n{section}\n\n{END}{rest.partition(END)[2]}"
+
+
+def main() -> None:
+    readme = CONFIGS / "README.md"
+    tables = read_tables()
+    write_whole(readme, replace_section(readme.read_text(encoding="utf-8"), render(tables)))
+    say(f"{readme}: {len(tables)} tables, {sum(len(table.rows) for table in tables)} rows")
+
+
+if __name__ == "__main__":
+    main()
