@@ -7,6 +7,7 @@ Letters used in every docstring: `R` points of one image over all levels, `G` ob
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 import torch
@@ -176,6 +177,9 @@ class DensePredictions:
         return (~torch.stack(finite).all(0)).sum()
 
 
+HIGH = 1e4  # a logit beyond doubt whose focal loss is still a number
+
+
 class ScoreView:
     """The scores of a batch as a (N R, K) matrix of probabilities that is computed only where it is read.
 
@@ -206,6 +210,15 @@ class ScoreView:
         logits = self._logits[index].float()
         return logits if self._filter is None else product_logit(logits, self._filter_of(index).float())
 
+    def highest(self, point: Tensor) -> ScoreView:
+        """(B, T) points -> the B rows of scores of which no point of a group has a higher one; NaN counts as high."""
+        logits = torch.cat([self._logits[part].amax(1) for part in point.split(256)])
+        view = copy(self)
+        view._logits = logits.float().nan_to_num(nan=HIGH, posinf=HIGH, neginf=-HIGH)
+        if self._filter is not None:
+            view._filter = self._filter[point].amax(1).float().nan_to_num(nan=HIGH, posinf=HIGH, neginf=-HIGH)
+        return view
+
     def _filter_of(self, index: Tensor | tuple[Tensor, Tensor]) -> Tensor:
         return self._filter[index[0]] if isinstance(index, tuple) else self._filter[index].unsqueeze(-1)
 
@@ -224,7 +237,8 @@ class Pairs:
         point: (P,) index into the points; image `n` of a batch has the points `n R ... (n + 1) R - 1`.
         object: (P,) index into the objects.
         positive: (P,) how much the pair pulls its class score up, or None where the rule is hard (1).
-        negative: (P,) how much the pair pulls its class score down, or None where the rule is hard (0).
+        negative: (P,) how much the pair pulls its class score down, or None where the rule is hard (0). For dual
+            weighting, in units of what a background point pulls.
         covered: (G,) whether the object had any candidate at all; None before the candidates are complete.
         ignored: (I,) points that are neither positive nor background, or None where there are none.
     """

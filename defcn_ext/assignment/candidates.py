@@ -1,13 +1,13 @@
 """Step one: which points may stand for an object.
 
 A candidate step takes the scene and the quality step and returns `Pairs`, ordered by object. Local priors enumerate
-the few points inside a region of each object and never look at the quality. Steps that consider all points go through
-the objects in chunks and keep only the pairs that can count.
+the few points inside a region of each object and never look at the quality. Those that look at all points are in
+dense.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -23,7 +23,6 @@ Candidates = Callable[[Scene, Quality], Pairs]
 
 # Upper end of the sizes that a level is for, in strides: 64 pixels for stride 8 and so on (FCOS, section 3.2).
 SIZE_RANGE_STRIDES = 8
-MAX_DENSE_PAIRS = 1 << 20
 
 
 @register_step("candidates")
@@ -46,6 +45,33 @@ def center(radius: float = 1.5, uncovered: str = "drop") -> Candidates:
 def inside(uncovered: str = "drop") -> Candidates:
     """Points strictly inside the box, on every level. For `uncovered` see `center`."""
     return _local(None, uncovered)
+
+
+@register_step("candidates")
+def near(radius: float = 1.7) -> Candidates:
+    """Points strictly inside the box and nearer to its centre than `radius` strides, on every level (DW, Table 4)."""
+    if radius <= 0:
+        raise ValueError(f"near: radius must be positive (strides), got {radius}")
+    square = _local(radius, "drop")
+
+    def candidates(scene: Scene, quality: Quality) -> Pairs:
+        pairs = square(scene, quality)
+        box, location = scene.gt_boxes[pairs.object], scene.location(pairs.point)
+        distance = (scene.points.xy[location] - (box[:, :2] + box[:, 2:]) / 2).square().sum(-1).sqrt()
+        return _covering(pairs[distance < radius * scene.points.stride[location]])
+
+    return candidates
+
+
+@register_step("candidates")
+def in_box(prior: Candidates) -> Candidates:
+    """Of the candidates of `prior`, those strictly inside the box."""
+
+    def candidates(scene: Scene, quality: Quality) -> Pairs:
+        pairs = prior(scene, quality)
+        return _covering(pairs[scene.ltrb(pairs.point, pairs.object).amin(-1) > 0])
+
+    return candidates
 
 
 @register_step("candidates")
@@ -87,55 +113,16 @@ def size_range(prior: Candidates) -> Candidates:
         low, high = _level_ranges(scene)
         level = scene.points.level[scene.location(pairs.point)]
         reach = scene.ltrb(pairs.point, pairs.object).amax(-1)
-        kept = pairs[(reach >= low[level]) & (reach <= high[level])]
-        covered = torch.zeros_like(pairs.covered)
-        covered[kept.object] = True
-        return replace(kept, covered=covered)
+        return _covering(pairs[(reach >= low[level]) & (reach <= high[level])])
 
     return candidates
 
 
-@register_step("candidates", "by_quality")
-def best_per_level(k: int = 9) -> Candidates:
-    """The `k` points of highest quality on each level, over all points of the level (10-defcn, section 6).
-
-    Levels of fewer than `k` points give all of them. A point of quality 0 still counts as one of the nine.
-    """
-    if k < 1:
-        raise ValueError(f"best_per_level: k must be at least 1, got {k}")
-
-    def candidates(scene: Scene, quality: Quality) -> Pairs:
-        point, object = [], []
-        for objects, dense, start in _dense_chunks(scene, quality):
-            first = 0
-            for count in scene.points.counts:
-                top = dense[:, first : first + count].topk(min(k, count), dim=1).indices
-                point.append((top + (first + start)).flatten())
-                object.append(objects[:, None].expand_as(top).flatten())
-                first += count
-        return _by_object(scene, point, object)
-
-    return candidates
-
-
-@register_step("candidates", "by_quality", "few")
-def everywhere() -> Candidates:
-    """All points of all levels.
-
-    With at most G objects competing, an object can always be served by one of its own best G points, so only those
-    are kept: the optimum of one-to-one matching is unchanged.
-    """
-
-    def candidates(scene: Scene, quality: Quality) -> Pairs:
-        point, object = [], []
-        for objects, dense, start in _dense_chunks(scene, quality):
-            rivals = int((scene.image == scene.image[objects[0]]).sum())
-            top = dense.topk(min(rivals, dense.shape[1]), dim=1).indices
-            point.append((top + start).flatten())
-            object.append(objects[:, None].expand_as(top).flatten())
-        return _by_object(scene, point, object)
-
-    return candidates
+def _covering(pairs: Pairs) -> Pairs:
+    """The same pairs, with `covered` according to them."""
+    covered = torch.zeros_like(pairs.covered)
+    covered[pairs.object] = True
+    return replace(pairs, covered=covered)
 
 
 def _local(radius: float | None, uncovered: str) -> Candidates:
@@ -262,28 +249,3 @@ def _level_ranges(scene: Scene) -> tuple[Tensor, Tensor]:
     low = torch.cat([high.new_tensor([-1.0]), high[:-1]])
     high = torch.cat([high[:-1], high.new_tensor([float("inf")])])
     return low, high
-
-
-def _dense_chunks(scene: Scene, quality: Quality) -> Iterator[tuple[Tensor, Tensor, int]]:
-    """Goes through the objects of one image after the other, a bounded number at a time.
-
-    Yields:
-        the indices (g,) of the objects, their quality (g, R) at the points of their image, and the image's first point.
-    """
-    num_points, device = len(scene.points), scene.gt_boxes.device
-    step = max(1, MAX_DENSE_PAIRS // num_points)
-    for image in scene.image.unique().tolist():
-        start = image * num_points
-        point = torch.arange(start, start + num_points, device=device)[None]
-        for objects in (scene.image == image).nonzero().squeeze(1).split(step):
-            yield objects, quality(scene, point, objects[:, None]), start
-
-
-def _by_object(scene: Scene, point: list[Tensor], object: list[Tensor]) -> Pairs:
-    covered = torch.ones(scene.num_objects, dtype=torch.bool, device=scene.gt_boxes.device)
-    if not point:
-        empty = torch.zeros(0, dtype=torch.long, device=covered.device)
-        return Pairs(empty, empty, covered=covered)
-    every_point, every_object = torch.cat(point), torch.cat(object)
-    order = every_object.argsort(stable=True)
-    return Pairs(every_point[order], every_object[order], covered=covered)

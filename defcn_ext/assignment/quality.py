@@ -15,6 +15,7 @@ from defcn_ext.losses.boxes import paired_iou
 from .candidates import Quality
 from .scene import Scene
 from .steps import register_step
+from .tiles import rises_with_fit
 
 WORST = -1e9  # for predictions that are not finite, below all that matching takes
 BELOW_ZERO = -1e-6  # the same for qualities in [0, 1]: worse than a finite prediction of quality 0
@@ -35,6 +36,7 @@ def poto(alpha: float = 0.8, combine: str = "mul") -> Quality:
     if combine not in ("mul", "add"):
         raise ValueError(f"poto: combine must be 'mul' or 'add', got {combine!r}")
 
+    @rises_with_fit
     def quality(scene: Scene, point: Tensor, object: Tensor) -> Tensor:
         score, iou = scene.score(point, object), scene.iou(point, object)
         if combine == "add":
@@ -54,6 +56,29 @@ def smallest_area() -> Quality:
     def quality(scene: Scene, point: Tensor, object: Tensor) -> Tensor:
         size = scene.gt_boxes[:, 2:] - scene.gt_boxes[:, :2]
         return -(size.prod(-1)[object] + torch.zeros_like(point, dtype=torch.float32))
+
+    return quality
+
+
+@register_step("quality", "unit")
+def consistency(beta: float = 5.0, form: str = "giou") -> Quality:
+    """`p exp(-beta (1 - GIoU))` (DW as released), or `p IoU^beta` (DW Eq. 3; TOOD Eq. 3 with 6), in [0, 1].
+
+    A prediction that is not finite has -1e-6.
+
+    Args:
+        form: "giou" or "iou".
+    """
+    if beta < 0 or form not in ("giou", "iou"):
+        raise ValueError(f"consistency: beta >= 0 and form giou or iou must hold; got {beta}, {form!r}")
+
+    def quality(scene: Scene, point: Tensor, object: Tensor) -> Tensor:
+        score = scene.score(point, object)
+        if form == "giou":
+            fit = (beta * (scene.giou(point, object) - 1)).exp()
+        else:
+            fit = scene.iou(point, object) ** beta
+        return torch.nan_to_num(score * fit, nan=BELOW_ZERO)
 
     return quality
 
@@ -116,7 +141,10 @@ def min_cost(
     """
     if form not in ("cxcywh", "xyxy"):
         raise ValueError(f"min_cost: form must be 'cxcywh' or 'xyxy', got {form!r}")
+    if min(cls, l1, giou, gamma) < 0 or not 0 <= alpha <= 1:
+        raise ValueError("min_cost: cls, l1, giou and gamma must not be negative, and alpha must lie in [0, 1]")
 
+    @rises_with_fit
     def quality(scene: Scene, point: Tensor, object: Tensor) -> Tensor:
         logit = scene.logit(point, object)
         value = cls * (_as_foreground(logit, alpha, gamma) - _as_background(logit, alpha, gamma))

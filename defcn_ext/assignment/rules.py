@@ -11,6 +11,7 @@ from torch import Tensor
 from defcn_ext.structures import Pairs, Points, ScoreView
 
 from . import candidates as candidate_steps
+from . import dense
 from . import quality as quality_steps
 from . import selection as selection_steps
 from .anchors import overlapping_anchors
@@ -139,7 +140,7 @@ def poto(
     if prior == "global" and uncovered != "drop":
         raise ValueError(f"POTO: prior=global leaves no object uncovered; drop uncovered={uncovered}")
     return Rule(
-        candidate_steps.everywhere() if prior == "global" else _prior(prior, radius, uncovered),
+        dense.everywhere() if prior == "global" else _prior(prior, radius, uncovered),
         quality_steps.poto(alpha, combine),
         selections[select],
     )
@@ -189,7 +190,7 @@ def min_cost(
     selections = {"matching": selection_steps.full_matching(), "argmin": selection_steps.top_of_object()}
     if select not in selections:
         raise ValueError(f"MinCost: unknown select {select!r}; known: matching, argmin")
-    return Rule(candidate_steps.everywhere(), quality_steps.min_cost(cls, l1, giou, form), selections[select])
+    return Rule(dense.everywhere(), quality_steps.min_cost(cls, l1, giou, form), selections[select])
 
 
 @register_rule("Anchor")
@@ -280,7 +281,7 @@ def quality_atss(k: int = 9, alpha: float = 0.8) -> Rule:
         alpha: share of the IoU in the quality.
     """
     return Rule(
-        candidate_steps.best_per_level(k), quality_steps.poto(alpha), selection_steps.mean_plus_std(inside=True)
+        dense.best_per_level(k), quality_steps.poto(alpha), selection_steps.mean_plus_std(inside=True)
     )
 
 
@@ -301,4 +302,6 @@ def combine(
         for kind, written in (("candidates", candidates), ("quality", quality), ("selection", selection))
     )
     check_combination(c, q, s)
+    if "shares_points" in s.traits and weighting is None:
+        raise ValueError(f"{s.name} lets a point serve several objects, which hard losses cannot; add a weighting")
     return Rule(find, judge, select, None if weighting is None else find_step("weighting", weighting)[1])

@@ -66,15 +66,32 @@ def top_of_object(above: float = -math.inf) -> Selection:
     return select
 
 
+@register_step("selection", "shares_points")
+def every() -> Selection:
+    """One-to-many: every candidate counts, and a point may serve several objects (DW, section 3).
+
+    Only losses that weight each pair can make use of that.
+    """
+
+    def select(scene: Scene, pairs: Pairs, quality: Tensor) -> Pairs:
+        return pairs
+
+    return select
+
+
 @register_step("selection", "ranks_points")
-def top_k(k: int = 9) -> Selection:
-    """One-to-many: the `k` best points of each object; a point wanted by several objects goes to the best of them."""
+def top_k(k: int = 9, above: float = -math.inf) -> Selection:
+    """One-to-many: the `k` best points of each object; a point wanted by several objects goes to the best of them.
+
+    Args:
+        above: a pair counts only if its quality is larger.
+    """
     if k < 1:
         raise ValueError(f"top_k: k must be at least 1, got {k}")
 
     def select(scene: Scene, pairs: Pairs, quality: Tensor) -> Pairs:
-        order, rank = _ranked(pairs.object, quality, pairs.point)
-        best = order[rank < k].sort().values
+        order, rank = ranked(pairs.object, quality, pairs.point)
+        best = order[(rank < k) & (quality[order] > above)].sort().values
         return _one_object_a_point(pairs[best], quality[best])
 
     return select
@@ -182,11 +199,11 @@ def first_of_group(group: Tensor, quality: Tensor, tie: Tensor) -> Tensor:
     Returns:
         one index a group that occurs, by increasing group.
     """
-    order, rank = _ranked(group, quality, tie)
+    order, rank = ranked(group, quality, tie)
     return order[rank == 0]
 
 
-def _ranked(group: Tensor, quality: Tensor, tie: Tensor) -> tuple[Tensor, Tensor]:
+def ranked(group: Tensor, quality: Tensor, tie: Tensor) -> tuple[Tensor, Tensor]:
     """(P,) the entries by group, in each from the best to the worst, and (P,) their ranks from 0 on."""
     order = tie.argsort(stable=True)
     order = order[quality[order].argsort(descending=True, stable=True)]

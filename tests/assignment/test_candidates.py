@@ -94,34 +94,3 @@ def test_size_ranges_are_closed_on_both_ends():
     by_level = {l: points.xy[pairs.point[points.level[pairs.point] == l]].tolist() for l in (0, 1)}
     assert by_level[0] == [[100, 100]]
     assert len(by_level[1]) == 9  # 88, 104 and 120 are within 24 of 100; all reach at least 64
-
-
-def test_best_points_of_each_level():
-    quality = torch.rand(2, len(POINTS))
-    scene = scene_of([[0, 0, 40, 40], [10, 10, 200, 120]])
-    pairs = candidates.best_per_level(9)(scene, lambda scene, point, object: quality[object, point])
-    for g in range(2):
-        mine = pairs.point[pairs.object == g]
-        assert len(mine) == 9 * 3 + 9 + 4  # 16 cells on the fourth level, 4 on the fifth
-        for level in range(5):
-            members = (POINTS.level == level).nonzero().squeeze(1)
-            best = members[quality[g, members].argsort(descending=True)[:9]]
-            assert set(best.tolist()) == set(mine[POINTS.level[mine] == level].tolist())
-
-
-def test_chunks_do_not_change_the_result(monkeypatch):
-    boxes = [[i, i, i + 40, i + 30] for i in range(0, 100, 10)]
-    scene = scene_of(boxes, images=2, image=torch.tensor([0, 1] * 5))
-    quality = torch.rand(10, 2 * len(POINTS))
-
-    def read(scene, point, object):
-        return quality[object, point]
-
-    whole = candidates.everywhere()(scene, read)
-    monkeypatch.setattr(candidates, "MAX_DENSE_PAIRS", 2 * len(POINTS))
-    parts = candidates.everywhere()(scene, read)
-    assert torch.equal(whole.point, parts.point) and torch.equal(whole.object, parts.object)
-    assert torch.equal(
-        torch.bincount(whole.object), torch.full((10,), 5)
-    )  # five rivals an image: five best points each
-    assert torch.equal(whole.point >= len(POINTS), scene.image[whole.object] == 1)

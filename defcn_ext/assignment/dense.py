@@ -1,0 +1,168 @@
+"""Step one for rules that look at all points: the best points of each object, exactly, without asking every point.
+
+On the CPU a first look at tiles of points (tiles.py) leaves a few percent of the pairs. On the GPU, and for a quality
+that tiles cannot bound, all pairs are asked. Both go a bounded number of pairs at a time.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from defcn_ext.structures import Pairs
+
+from .candidates import Candidates, Quality
+from .scene import Scene
+from .selection import ranked
+from .steps import register_step
+from .tiles import tile_points, tile_scene
+
+PAIRS_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 21}  # on the CPU few enough to stay in the cache
+FEW = 8  # points an object that are tried first
+
+
+@register_step("candidates", "by_quality")
+def best_per_level(k: int = 9) -> Candidates:
+    """The `k` points of highest quality on each level, over all points of the level (10-defcn, section 6).
+
+    Levels of fewer than `k` points give all of them. A point of quality 0 still counts as one of the nine.
+    """
+    if k < 1:
+        raise ValueError(f"best_per_level: k must be at least 1, got {k}")
+
+    def candidates(scene: Scene, quality: Quality) -> Pairs:
+        objects = torch.arange(scene.num_objects, device=scene.gt_boxes.device)
+        return _pairs(scene, _Search(scene, quality, by_level=True).best(objects, k))
+
+    return candidates
+
+
+@register_step("candidates", "by_quality", "few")
+def everywhere() -> Candidates:
+    """All points of all levels, of which only those are kept that one-to-one matching can use.
+
+    Let an object keep its best k points, where k is at least the number of objects, itself included, that keep one of
+    these. Then some optimal matching needs no other: suppose it gives the object another point. All k are taken then,
+    else there were a better one; and one of the k by an object that does not keep it, since too few do. Of that object
+    the same holds, and so on around a ring, in which everyone can be given a point it keeps. So k is doubled where it
+    is too small. It never has to exceed the number of objects.
+    """
+
+    def candidates(scene: Scene, quality: Quality) -> Pairs:
+        objects = torch.arange(scene.num_objects, device=scene.gt_boxes.device)
+        search = _Search(scene, quality)
+        if objects.is_cuda:
+            return _pairs(scene, search.best(objects, scene.num_objects))  # k at its largest needs no copy to the host
+        k, kept = FEW, [search.best(objects, FEW)]
+        while len(objects := _contested(kept)) and k < len(scene.points):
+            k *= 2
+            kept = [_without(x, objects) for x in kept] + [search.best(objects, k)]
+        return _pairs(scene, torch.cat(kept, dim=1))
+
+    return candidates
+
+
+def _contested(kept: list[Tensor]) -> Tensor:
+    """Objects that keep fewer points than there are objects that keep one of these."""
+    object, point = torch.cat(kept, dim=1).numpy()
+    if len(object) == 0:
+        return torch.from_numpy(object)
+    column = np.unique(point, return_inverse=True)[1]
+    keeps = csr_matrix((np.ones(len(object), dtype=np.int32), (object, column)))
+    return torch.from_numpy(np.flatnonzero((keeps @ keeps.T).getnnz(axis=1) > keeps.getnnz(axis=1)))
+
+
+def _without(kept: Tensor, objects: Tensor) -> Tensor:
+    return kept[:, ~torch.isin(kept[0], objects)]
+
+
+def _pairs(scene: Scene, kept: Tensor) -> Pairs:
+    """From (2, P) objects and points in any order."""
+    order = kept[0].argsort(stable=True)
+    covered = torch.ones(scene.num_objects, dtype=torch.bool, device=kept.device)
+    return Pairs(kept[1, order], kept[0, order], covered=covered)
+
+
+class _Search:
+    """Finds the best points of objects, on all levels together or on each. Finds are (2, P): objects, their points."""
+
+    def __init__(self, scene: Scene, quality: Quality, by_level: bool = False):
+        self.scene, self.quality = scene, quality
+        self.bounded = getattr(quality, "rises_with_fit", False) and not scene.boxes.is_cuda
+        if self.bounded:
+            self.tiles, counts = tile_points(scene.points)
+            self.tile_scene = tile_scene(scene, self.tiles)
+        else:
+            self.tiles, counts = (
+                torch.arange(len(scene.points), device=scene.boxes.device)[:, None],
+                scene.points.counts,
+            )
+        self.counts = counts if by_level else [len(self.tiles)]
+
+    def best(self, objects: Tensor, k: int) -> Tensor:
+        """The `k` best points of each of the objects (g,)."""
+        found = [objects.new_zeros(2, 0)]
+        for some in self._chunks(objects):
+            value = self._dense(some)
+            for part, tiles in zip(value.split(self.counts, dim=1), self.tiles.split(self.counts)):
+                find = self._best_in_tiles if self.bounded else self._best_points
+                found.append(find(some, part, tiles, k))
+        return torch.cat(found, dim=1)
+
+    def _chunks(self, objects: Tensor) -> list[Tensor]:
+        """A bounded number of objects at a time, on the CPU of one image."""
+        size = max(1, PAIRS_AT_ONCE[objects.device.type] // len(self.tiles))
+        if objects.is_cuda:
+            return list(objects.split(size))
+        image = self.scene.image[objects]
+        return [some for n in image.unique() for some in objects[image == n].split(size)]
+
+    def _dense(self, objects: Tensor) -> Tensor:
+        """(g, B) quality at every point, or its bound at every tile."""
+        scene = self.tile_scene if self.bounded else self.scene
+        image = scene.image[objects if objects.is_cuda else objects[:1], None]
+        index = torch.arange(len(self.tiles), device=objects.device)
+        return self.quality(scene, image * len(self.tiles) + index, objects[:, None])
+
+    def _best_points(self, objects: Tensor, value: Tensor, points: Tensor, k: int) -> Tensor:
+        """The best of the points (b, 1), given their quality (g, b)."""
+        best = points[value.topk(min(k, len(points)), dim=1).indices, 0]
+        best = best + self.scene.image[objects, None] * len(self.scene.points)
+        return torch.stack([objects[:, None].expand_as(best), best]).flatten(1)
+
+    def _best_in_tiles(self, objects: Tensor, bound: Tensor, tiles: Tensor, k: int) -> Tensor:
+        """The best points in tiles (b, T), given a bound (g, b) of each tile's quality.
+
+        The most promising tiles are asked first. Then only those whose bound is above the k-th best point found so far.
+        """
+        promising = bound.topk(min(2 * k, len(tiles)), dim=1).indices
+        value, point = self._ask(objects.repeat_interleave(promising.shape[1]), tiles[promising.flatten()])
+        value, point = value.view(len(objects), -1), point.view(len(objects), -1)
+        top, place = value.topk(min(k, value.shape[1]), dim=1)
+        least = top[:, -1] if top.shape[1] == k else top.new_full((len(objects),), -math.inf)
+        row, tile = (bound.scatter(1, promising, -math.inf) > least[:, None]).nonzero().unbind(1)
+
+        rows, values, points = [torch.arange(len(objects)).repeat_interleave(top.shape[1])], [top.flatten()], []
+        points.append(point.gather(1, place).flatten())
+        size = max(1, PAIRS_AT_ONCE[objects.device.type] // tiles.shape[1])
+        for some, their in zip(row.split(size), tile.split(size)):
+            value, point = self._ask(objects[some], tiles[their])
+            better = value > least[some, None]
+            rows.append(some[:, None].expand_as(value)[better])
+            values.append(value[better])
+            points.append(point[better])
+        every_row, every_point = torch.cat(rows), torch.cat(points)
+        every_value = torch.cat(values)
+        order, rank = ranked(every_row, every_value, every_point)
+        kept = order[(rank < k) & (every_value[order] > -math.inf)]
+        return torch.stack([objects[every_row[kept]], every_point[kept]])
+
+    def _ask(self, objects: Tensor, tiles: Tensor) -> tuple[Tensor, Tensor]:
+        """(M, T) quality and batch-wide index of the points of tiles (M, T), one tile an object; -inf at no point."""
+        point = self.scene.image[objects, None] * len(self.scene.points) + tiles.where(tiles >= 0, tiles[:, :1])
+        value = self.quality(self.scene, point, objects[:, None])
+        return value.masked_fill(tiles < 0, -math.inf), point
