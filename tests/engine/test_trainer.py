@@ -7,6 +7,8 @@ import torch
 from defcn_ext.engine import trainer as trainer_module
 from detectron2.checkpoint import DetectionCheckpointer
 from tests.engine.tiny import NAME, TinyNet, TinyTrainer, run, tiny_cfg
+from tests.tiny import ALL as DETECTORS
+from tests.tiny import tiny_cfg as detector_cfg
 
 EVERYTHING = (
     *("SOLVER.EMA.ENABLED", True, "SOLVER.EMA.DECAY", 0.5, "SOLVER.ACCUMULATE", 2, "SOLVER.OPTIMIZER", "ADAMW"),
@@ -68,6 +70,26 @@ def test_resumed_run_is_the_unbroken_one_bit_for_bit(tiny_entry, tmp_path, monke
     assert resumed.model.seen == whole.model.seen[12:]
     assert_same(load(tmp_path / "broken"), load(tmp_path / "whole"))
     assert resumed.results == whole.results
+
+
+def test_resumed_training_of_date_is_the_unbroken_one(tiny_entry, tmp_path, monkeypatch):
+    """Two branches with AdamW and clipping: nothing of them lives outside the checkpoint."""
+    solver = ("SOLVER.OPTIMIZER", "ADAMW", "SOLVER.BASE_LR", 4e-4, "SOLVER.CLIP_GRADIENTS.ENABLED", True)
+    detector = detector_cfg(*DETECTORS["date_f"], "MODEL.DEFCN.NUM_CLASSES", 1).MODEL
+    configs = []
+    for name in ("whole", "broken"):
+        configs.append(tiny_cfg(tiny_entry, tmp_path / name, *solver, "SOLVER.CHECKPOINT_PERIOD", 2))
+        configs[-1].MODEL = detector.clone()
+    run(configs[0])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_after(patch, 3)
+        run(configs[1])
+    torch.manual_seed(99)
+    resumed = TinyTrainer(configs[1])
+    resumed.resume_or_load(resume=True)
+    assert resumed.start_iter == 2
+    resumed.train()
+    assert_same(load(tmp_path / "broken"), load(tmp_path / "whole"))
 
 
 def test_seed_fixes_order_augmentation_and_noise(tiny_entry, tmp_path):
