@@ -170,6 +170,14 @@ BAD = {
     "nan logits": lambda scores, boxes, bad: (view(torch.where(bad, torch.nan, scores.logit()), boxes), boxes),
     "infinite logits": lambda scores, boxes, bad: (view(torch.where(bad, torch.inf, scores.logit()), boxes), boxes),
     "minus infinity": lambda scores, boxes, bad: (view(torch.where(bad, -torch.inf, scores.logit()), boxes), boxes),
+    "infinite logits under a filter": lambda scores, boxes, bad: (
+        view(torch.where(bad, torch.inf, scores.logit()), boxes, torch.ones(1, len(boxes), 1)),
+        boxes,
+    ),
+    "an infinite filter": lambda scores, boxes, bad: (
+        view(scores.logit(), boxes, torch.where(bad, torch.inf, 1.0)[None]),
+        boxes,
+    ),
 }
 
 
