@@ -206,9 +206,15 @@ class ScoreView:
         return score * _finite_sigmoid(self._filter_of(index))
 
     def logit(self, index: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-        """The logits of the scores at `index`, float32; exact where the scores have rounded to 0 or 1."""
+        """The logits of the scores at `index`, float32; exact where the scores have rounded to 0 or 1.
+
+        Not finite where a logit is not: beside an infinite one, the other would be taken for the score.
+        """
         logits = self._logits[index].float()
-        return logits if self._filter is None else product_logit(logits, self._filter_of(index).float())
+        if self._filter is None:
+            return logits
+        filter = self._filter_of(index).float()
+        return product_logit(logits, filter) + 0 * (logits + filter)
 
     def highest(self, point: Tensor) -> ScoreView:
         """(B, T) points -> the B rows of scores of which no point of a group has a higher one; NaN counts as high."""
