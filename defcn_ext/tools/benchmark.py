@@ -2,13 +2,12 @@
 
 python -m defcn_ext.tools.benchmark matching          exact matching: full matrix against sparse pairs
 python -m defcn_ext.tools.benchmark max_filtering     3D Max Filtering: 3D pooling against 2D pooling
+python -m defcn_ext.tools.benchmark assignment        every rule: its obvious dense form against it, time and memory
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -23,32 +22,8 @@ from defcn_ext.assignment.scene import make_scene
 from defcn_ext.layers import max_over_neighbours
 from defcn_ext.structures import Points
 
-SIZES, STRIDES = [(100, 152), (50, 76), (25, 38), (13, 19), (7, 10)], [8, 16, 32, 64, 128]
-WIDTH, HEIGHT = 1216, 800
-
-
-def crowded_image(num_objects: int, num_classes: int, seed: int) -> tuple[Points, Tensor, Tensor, Tensor, Tensor]:
-    """A crowded image of 800 x 1216 pixels, and what a half-trained detector would say about it.
-
-    Objects come in clusters, their side between 12 and 300 pixels; predicted boxes lie around the objects with errors
-    of a few strides.
-
-    Returns:
-        points, scores (R, K), boxes (R, 4), gt_boxes (G, 4), gt_classes (G,).
-    """
-    rng = torch.Generator().manual_seed(seed)
-    points = Points.from_sizes(SIZES, STRIDES)
-    hubs = torch.rand(max(1, num_objects // 8), 2, generator=rng) * torch.tensor([WIDTH, HEIGHT])
-    near = hubs[torch.randint(len(hubs), (num_objects,), generator=rng)]
-    centre = near + torch.randn(num_objects, 2, generator=rng) * 60
-    side = 12 * 25 ** torch.rand(num_objects, 2, generator=rng)
-    gt_boxes = torch.cat([centre - side / 2, centre + side / 2], 1)
-    gt_boxes = gt_boxes.minimum(torch.tensor([WIDTH, HEIGHT, WIDTH, HEIGHT])).clamp(min=0)
-    gt_classes = torch.randint(num_classes, (num_objects,), generator=rng)
-    scores = torch.rand(len(points), num_classes, generator=rng) ** 4
-    nearest = torch.cdist(points.xy, centre).argmin(1)
-    noise = torch.randn(len(points), 4, generator=rng) * points.stride[:, None]
-    return points, scores, gt_boxes[nearest] + noise, gt_boxes, gt_classes
+from .benchmark_assignment import benchmark_assignment
+from .benchmark_scenes import SIZES, crowded_image, seconds
 
 
 def dense_poto(points: Points, scores: Tensor, boxes: Tensor, gt_boxes: Tensor, gt_classes: Tensor) -> float:
@@ -73,17 +48,6 @@ def dense_poto(points: Points, scores: Tensor, boxes: Tensor, gt_boxes: Tensor, 
 def sparse_poto(points: Points, scores: Tensor, boxes: Tensor, gt_boxes: Tensor, gt_classes: Tensor) -> int:
     """The rule of this package, everything included: candidates, quality, matching. Returns the number of pairs."""
     return len(build_rule("POTO")(points, scores, boxes, gt_boxes, gt_classes))
-
-
-def seconds(run: Callable[[], object], repeats: int) -> float:
-    """Median wall time of a call, after one that is not counted."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 def benchmark_matching(counts: list[int], repeats: int, num_classes: int) -> str:
@@ -147,18 +111,26 @@ def benchmark_max_filtering(repeats: int, channels: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["matching", "max_filtering"])
-    parser.add_argument("--objects", type=int, nargs="+", default=[20, 100, 300, 600])
+    parser.add_argument("what", choices=["matching", "max_filtering", "assignment"])
+    parser.add_argument("--objects", type=int, nargs="+", help="default: 20 100 300 600; for assignment 20 100 500")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--classes", type=int, default=80)
     parser.add_argument("--channels", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of both routes")
+    parser.add_argument("--rules", nargs="+", default=[], help="assignment: rules as in yaml; default: all")
+    parser.add_argument("--batch", type=int, default=2, help="assignment: images a batch")
+    parser.add_argument("--device", default="cpu", help="assignment: cpu or cuda")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.what == "assignment":
+        print(f"{args.batch} images of 800 x 1216, {args.classes} classes, {args.threads} thread(s), {args.device}")
+        counts = args.objects or [20, 100, 500]
+        print(benchmark_assignment(args.rules, counts, args.batch, args.classes, args.repeats, args.device))
+        return
     subject = "POTO" if args.what == "matching" else f"3D Max Filtering of {args.channels} channels"
     print(f"{subject} on one 800 x 1216 image, {args.threads} thread(s), median of {args.repeats} runs", flush=True)
     if args.what == "matching":
-        print(benchmark_matching(args.objects, args.repeats, args.classes))
+        print(benchmark_matching(args.objects or [20, 100, 300, 600], args.repeats, args.classes))
     else:
         print(benchmark_max_filtering(args.repeats, args.channels))
 

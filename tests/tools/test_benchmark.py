@@ -4,7 +4,7 @@ import torch
 from defcn_ext.assignment import build_rule
 from defcn_ext.layers import max_over_neighbours
 from defcn_ext.losses import paired_iou
-from defcn_ext.tools import benchmark
+from defcn_ext.tools import benchmark, benchmark_assignment
 
 
 @pytest.mark.parametrize("count", [1, 40])
@@ -29,3 +29,33 @@ def test_the_tables_have_a_row_a_case(capsys):
     table = benchmark.benchmark_matching([2, 5], repeats=1, num_classes=3)
     assert [row.split("|")[1].strip() for row in table.splitlines()[2:]] == ["2", "5"]
     assert all(row.rstrip(" |").endswith("x") for row in table.splitlines()[2:])
+
+
+@pytest.mark.parametrize("name", sorted(benchmark_assignment.DENSE))
+@pytest.mark.parametrize("trained", [True, False])
+def test_dense_forms_find_what_the_rules_find(name, trained):
+    batch = benchmark_assignment.make_batch(2, 6, 3, trained, name == "RetinaNet", "cpu")
+    pairs, found = build_rule(name)(*batch), []
+    for n, (point, object) in enumerate(benchmark_assignment.run_dense(name, batch)):
+        found += zip((point + n * len(batch.points)).tolist(), (object + 6 * n).tolist())
+    ours = set(zip(pairs.point.tolist(), pairs.object.tolist()))
+    if name == "POTO":  # the dense form also pairs objects that no point covers
+        found = [pair for pair in found if pair[1] in pairs.object.tolist()]
+    assert len(ours & set(found)) >= 0.95 * max(len(ours), len(found)) > 0
+
+
+def test_peak_memory_counts_what_lives_at_once():
+    def run():
+        x = torch.zeros(1 << 18)  # 1 MiB
+        y = x + 1
+        del x
+        return (y * 2)[:5].view(5, 1)
+
+    assert benchmark_assignment.peak_memory(run, "cpu") == 2
+    assert benchmark_assignment.peak_memory(run, "cpu") == 2
+
+
+def test_assignment_table_has_a_ratio_where_a_dense_form_exists(capsys):
+    table = benchmark_assignment.benchmark_assignment(["FCOS", "ATSS"], [2], 1, 3, 1, "cpu").splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in table] == ["FCOS", "FCOS", "ATSS", "ATSS"]
+    assert [row.rstrip(" |")[-1] for row in table] == ["x", "x", "-", "-"]
