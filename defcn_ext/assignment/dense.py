@@ -21,7 +21,7 @@ from .selection import ranked
 from .steps import register_step
 from .tiles import tile_points, tile_scene
 
-PAIRS_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 21}  # on the CPU few enough to stay in the cache
+PAIRS_AT_ONCE = {"cpu": 1 << 17, "cuda": 1 << 21}  # on the CPU 512 KiB a tensor
 FEW = 8  # points an object that are tried first
 
 
