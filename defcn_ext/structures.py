@@ -184,7 +184,7 @@ class ScoreView:
     """The scores of a batch as a (N R, K) matrix of probabilities that is computed only where it is read.
 
     Assignment reads a few hundred of its millions of entries. Index it with `[point]` for rows, `[point, class]` for
-    entries; the index tensors broadcast, and slices work. Where a logit is not finite the score is NaN.
+    entries; the index tensors broadcast. Where a logit is not finite the score is NaN.
     """
 
     def __init__(self, predictions: DensePredictions):
