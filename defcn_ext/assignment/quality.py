@@ -72,6 +72,7 @@ def consistency(beta: float = 5.0, form: str = "giou") -> Quality:
     if beta < 0 or form not in ("giou", "iou"):
         raise ValueError(f"consistency: beta >= 0 and form giou or iou must hold; got {beta}, {form!r}")
 
+    @rises_with_fit
     def quality(scene: Scene, point: Tensor, object: Tensor) -> Tensor:
         score = scene.score(point, object)
         if form == "giou":

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 from defcn_ext.structures import Pairs
 
 from . import candidates as candidate_steps
+from . import dense
 from . import quality as quality_steps
 from . import selection as selection_steps
 from . import weighting as weighting_steps
 from .rules import Rule, build_rule, register_rule
+from .scene import Scene
 
 
 @register_rule("O2F")
@@ -29,16 +34,27 @@ def o2f(
     """One-to-few: one certain positive and some ambiguous ones, whose label falls over the training (CVPR 2023).
 
     Args:
-        k: positives an object, the certain one among them (as released; the paper's K counts the ambiguous ones).
+        k: positives an object, the certain one among them, as released; the paper's K = 7 counts the ambiguous ones
+            alone, which is k = 8. Only points whose box overlaps the object count.
         alpha, combine, radius: of the POTO quality and of the center prior.
         t_max, t_min, schedule, epochs, ambiguous, scaled: of the label; see `weighting.soft_labels`.
     """
     return Rule(
         candidate_steps.center(radius),
-        quality_steps.poto(alpha, combine),
+        _overlapping(quality_steps.poto(alpha, combine)),
         selection_steps.top_k(k, above=0.0),
         weighting_steps.soft_labels(t_max, t_min, schedule, epochs, ambiguous, scaled),
     )
+
+
+def _overlapping(quality: candidate_steps.Quality) -> candidate_steps.Quality:
+    """The same quality, but 0 where the boxes do not overlap; POTO's may be above with `add` or an alpha of 0."""
+
+    def of_overlapping(scene: Scene, point: Tensor, object: Tensor) -> Tensor:
+        value = quality(scene, point, object)
+        return torch.where(scene.iou(point, object) > 0, value, value.clamp(max=0))
+
+    return of_overlapping
 
 
 @register_rule("DW")
@@ -65,6 +81,8 @@ def dw(
         raise ValueError(f"DW: unknown form {form!r}; known: released, paper")
     if bag not in ("soft", "threshold", "topk") or (bag != "soft") != (size > 0):
         raise ValueError(f"DW: bag must be soft, or threshold or topk with a size above 0; got {bag!r}, {size}")
+    if bag == "topk" and size != int(size):
+        raise ValueError(f"DW: size of the bag topk must be a whole number, got {size}")
     candidates = {
         "soft": lambda: candidate_steps.inside(),
         "threshold": lambda: candidate_steps.near(size),
@@ -105,18 +123,31 @@ def vfl() -> Rule:
 
 @register_rule("TOOD")
 def tood(k: int = 13, beta: float = 6.0) -> Rule:
-    """The k most aligned points inside the box, with aligned labels (TOOD, section 3.2; DW, Table 1).
+    """The k most aligned points, as far as they lie in the box, with aligned labels (TOOD, section 3.2; DW, Table 1).
 
     Args:
-        k: points an object.
+        k: points an object, of all levels together.
         beta: exponent of the IoU in the alignment `s IoU^beta`.
     """
     return Rule(
-        candidate_steps.inside(),
+        dense.best_per_level(k),
         quality_steps.consistency(beta, "iou"),
-        selection_steps.top_k(k, above=0.0),
+        _top_k_in_box(k),
         weighting_steps.tood(),
     )
+
+
+def _top_k_in_box(k: int) -> selection_steps.Selection:
+    """The k best points of each object, less those outside its box; a shared point goes to the largest IoU (TOOD)."""
+
+    def select(scene: Scene, pairs: Pairs, quality: Tensor) -> Pairs:
+        order, rank = selection_steps.ranked(pairs.object, quality, pairs.point)
+        pairs = pairs[order[(rank < k) & (quality[order] > 0)].sort().values]
+        pairs = pairs[scene.ltrb(pairs.point, pairs.object).amin(-1) > 0]
+        iou = scene.iou(pairs.point, pairs.object)
+        return pairs[selection_steps.first_of_group(pairs.point, iou, pairs.object).sort().values]
+
+    return select
 
 
 @register_rule("MuSu")
@@ -127,9 +158,9 @@ def musu(k: int = 13, beta: float = 6.0) -> Rule:
         k, beta: as for TOOD.
     """
     return Rule(
-        candidate_steps.inside(),
+        dense.best_per_level(k),
         quality_steps.consistency(beta, "iou"),
-        selection_steps.top_k(k, above=0.0),
+        _top_k_in_box(k),
         weighting_steps.musu(),
     )
 

@@ -22,6 +22,13 @@ from .steps import register_step
 
 Weighting = Callable[[Scene, Pairs, Tensor, float], Pairs]
 TINY = torch.finfo(torch.float32).tiny
+LIGHTEST = 1e-12  # scale of the weights of a score that has reached its label, which the weights must still tell
+
+
+def gives_probability(weigh: Weighting) -> Weighting:
+    """Declares that `negative` is the probability of being a negative, whose importance is left to the loss."""
+    weigh.gives_probability = True
+    return weigh
 
 
 @register_step("weighting")
@@ -113,8 +120,9 @@ def dual(
     if not 0.5 < zero_at <= 1 or g1 <= 0 or sigma < 0:
         raise ValueError(f"dual: 0.5 < zero_at <= 1, g1 > 0, sigma >= 0 must hold; got {zero_at}, {g1}, {sigma}")
 
+    @gives_probability
     def weigh(scene: Scene, pairs: Pairs, quality: Tensor, progress: float) -> Pairs:
-        consistency = quality.nan_to_num(0.0)
+        consistency = quality.clamp(min=0)  # below it stand predictions that are not finite
         share = consistency * _center_prior(scene, pairs, sigma) if sigma > 0 else consistency
         total = share.new_zeros(scene.num_objects).index_add(0, pairs.object, share * (norm_mu * consistency).exp())
         positive = share * (mu * consistency).exp() / total.clamp(min=1e-12)[pairs.object]
@@ -209,4 +217,5 @@ def _score_and_aligned(scene: Scene, pairs: Pairs, quality: Tensor) -> tuple[Ten
 
 
 def _labelled(pairs: Pairs, label: Tensor, scale: Tensor) -> Pairs:
+    scale = scale.clamp(min=LIGHTEST)
     return replace(pairs, positive=scale * label, negative=scale * (1 - label))

@@ -17,21 +17,37 @@ class Branch(nn.Module):
     Attributes:
         reads_first: whether `forward` needs the predictions of the model's first branch.
         weighted: whether the losses use the weights of pairs.
+        dual: whether they take the negative weight for the probability of being a negative (DW).
 
     Raises:
-        ValueError: the rule weights its pairs, which hard losses would silently ignore, or the other way round.
+        ValueError: the rule does not give the weights that the losses use, or gives some that they would ignore.
     """
 
     reads_first = False
     weighted = False
+    dual = False
 
     def __init__(self, rule: Rule):
         super().__init__()
-        if rule.weighting is not None and not self.weighted:
-            raise ValueError(f"{type(self).__name__} has hard losses, and the rule weights its pairs; see TYPE")
-        if rule.weighting is None and self.weighted:
-            raise ValueError(f"{type(self).__name__} wants weights, and the rule gives none; set TYPE: point")
+        self._check_weights(rule)
         self.rule = rule
+
+    def _check_weights(self, rule: Rule) -> None:
+        dual = getattr(rule.weighting, "gives_probability", False)
+        if rule.weighting is not None and not self.weighted:
+            fitting = "dual" if dual else "weighted"
+            raise ValueError(f"TYPE: its losses are hard, and the RULE weights its pairs; set TYPE to {fitting!r}")
+        if rule.weighting is None and self.weighted:
+            raise ValueError("TYPE: its losses want weights, and the RULE gives none; set TYPE to 'point'")
+        if self.dual and not dual:
+            raise ValueError(
+                "TYPE: 'dual' takes the negative weight for a probability, and the RULE gives soft labels; set TYPE to "
+                "'weighted'"
+            )
+        if dual and not self.dual:
+            raise ValueError(
+                "TYPE: 'weighted' lacks the importance that the RULE leaves to the loss; set TYPE to 'dual'"
+            )
 
     def places(self, points: Points) -> Points:
         """Where the branch predicts: at the points, unless it has anchors."""

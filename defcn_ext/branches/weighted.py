@@ -81,7 +81,7 @@ class DualWeightingBranch(PointBranch):
         options: those of `PointBranch`.
     """
 
-    weighted = True
+    weighted = dual = True
 
     def __init__(self, *, neg_weight: float = 1.0, detach_negative: bool = False, **options):
         super().__init__(**options)
