@@ -26,6 +26,8 @@ def add_defcn_config(cfg: CN) -> None:
     _C.NUM_CONVS = 4
     _C.NORM = "GN"
     _C.CONV_BIAS = True
+    # Make the last conv of each tower a modulated deformable one (DW's DCN models).
+    _C.DEFORM_TOWERS = False
     # One learned factor a level multiplies the raw boxes of all branches (all but DeFCN's Anchor rule).
     _C.LEVEL_SCALES = True
     # One pair of towers for all branches, or one pair a branch (DATE, Table 9).
@@ -89,8 +91,10 @@ def _point_branch(rule: str, box_weight: float) -> CN:
     # "centerness" (o2f as released) or "label".
     node.BACKGROUND_WEIGHT = 0.75
     node.BOX_WEIGHTS = "centerness"
-    # For "dual": weight of the negative loss, whether its importance s^2 is a constant (DW's paper) or not (release).
+    # For "dual": weight of the negative loss, exponent g2 of the importance s^g2 of candidates as negatives, whether it
+    # is a constant (DW's paper) or not (release).
     node.NEG_WEIGHT = 1.0
+    node.NEG_GAMMA = 2.0
     node.DETACH_NEGATIVE = False
     # Box loss: "giou", "iou" (-log IoU; DATE's FCOS branch), or "delta_l1" (L1 of the deltas; RetinaNet).
     node.BOX_LOSS = "giou"

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+from torchvision.ops import DeformConv2d
 
 from defcn_ext.layers import Scale
 from detectron2.layers import get_norm
@@ -36,6 +38,10 @@ class SharedHead(nn.Module):
         norm: a name that `detectron2.layers.get_norm` knows; "" for none.
         conv_bias: whether the tower convs have a bias.
         level_scales: whether there are factors; without them a level's factor is 1.
+        deform: whether the last conv of each tower is deformable (DW's DCN models).
+
+    Raises:
+        ValueError: `deform` without a conv.
     """
 
     def __init__(
@@ -47,10 +53,13 @@ class SharedHead(nn.Module):
         norm: str,
         conv_bias: bool,
         level_scales: bool = True,
+        deform: bool = False,
     ):
         super().__init__()
-        self.cls_subnet = _tower(in_channels, num_convs, norm, conv_bias)
-        self.bbox_subnet = _tower(in_channels, num_convs, norm, conv_bias)
+        if deform and num_convs == 0:
+            raise ValueError("MODEL.DEFCN.DEFORM_TOWERS: the towers have no conv; set NUM_CONVS above 0")
+        self.cls_subnet = _tower(in_channels, num_convs, norm, conv_bias, deform)
+        self.bbox_subnet = _tower(in_channels, num_convs, norm, conv_bias, deform)
         self.scales = nn.ModuleList([Scale() if level_scales else nn.Identity() for _ in range(num_levels)])
 
     def forward(self, features: Sequence[Tensor]) -> HeadFeatures:
@@ -62,10 +71,11 @@ class SharedHead(nn.Module):
         )
 
 
-def _tower(channels: int, num_convs: int, norm: str, bias: bool) -> nn.Sequential:
+def _tower(channels: int, num_convs: int, norm: str, bias: bool, deform: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for _ in range(num_convs):
-        layers.append(conv3x3(channels, channels, bias=bias))
+    for index in range(num_convs):
+        last = index == num_convs - 1
+        layers.append(DeformConv3x3(channels, bias=bias) if deform and last else conv3x3(channels, channels, bias=bias))
         if norm:
             layers.append(get_norm(norm, channels))
         layers.append(nn.ReLU(inplace=True))
@@ -79,3 +89,26 @@ def conv3x3(in_channels: int, out_channels: int, *, bias: bool = True, bias_valu
     if bias:
         nn.init.constant_(conv.bias, bias_value)
     return conv
+
+
+class DeformConv3x3(DeformConv2d):
+    """A 3x3 conv whose nine taps move and are scaled as a conv of its own input says (Zhu et al. 2019).
+
+    `conv_offset` starts at zero: the taps do not move, and each is scaled by sigmoid(0) = 0.5. Its 27 channels are
+    the (y, x) of each tap, then the scales before the sigmoid; names and layout are those of mmcv's `DCNv2`.
+    """
+
+    def __init__(self, channels: int, *, bias: bool):
+        super().__init__(channels, channels, 3, padding=1, bias=bias)
+        nn.init.normal_(self.weight, std=0.01)
+        if bias:
+            nn.init.zeros_(self.bias)
+        self.conv_offset = nn.Conv2d(channels, 27, 3, padding=1)
+        nn.init.zeros_(self.conv_offset.weight)
+        nn.init.zeros_(self.conv_offset.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape in the weights' type, under autocast too: half is too coarse for places."""
+        moves = self.conv_offset(x).to(self.weight.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype), moves[:, :18], moves[:, 18:].sigmoid())

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from defcn_ext.head import SharedHead, conv3x3
+from defcn_ext.head import DeformConv3x3, SharedHead, conv3x3
 
 CHANNELS = 64
 
@@ -62,3 +63,51 @@ def test_levels_share_two_different_towers():
         assert torch.equal(tower[0], tower[1]) and tower[0].min() == 0 < tower[0].max()
     assert not torch.allclose(features.cls[0], features.box[0])
     assert features.scales is head.scales
+
+
+def test_deformable_towers_end_in_a_deformable_conv():
+    """The names and the 27 channels of the released DW models; 9 C x 27 + 27 parameters more a tower."""
+    head, plain = make_head(deform=True), make_head()
+    extra = {f"{tower}_subnet.3.conv_offset.{ending}" for tower in ("cls", "bbox") for ending in ("weight", "bias")}
+    assert set(dict(head.named_parameters())) == set(dict(plain.named_parameters())) | extra
+    counts = [sum(p.numel() for p in module.parameters()) for module in (head, plain)]
+    assert counts[0] - counts[1] == 2 * (27 * CHANNELS * 9 + 27)
+    assert head.cls_subnet[3].weight.std().item() == pytest.approx(0.01, rel=0.03)
+    with pytest.raises(ValueError, match=r"DEFORM_TOWERS.*NUM_CONVS"):
+        make_head(deform=True, num_convs=0)
+
+
+def test_deformable_conv_starts_as_a_conv_of_half_the_weight():
+    """Offsets 0 and scales sigmoid(0): half of what the conv with the same weight gives, and the bias in full."""
+    torch.manual_seed(0)
+    layer, x = DeformConv3x3(4, bias=True), torch.randn(2, 4, 5, 7)
+    torch.nn.init.normal_(layer.bias)
+    expected = F.conv2d(x, layer.weight / 2, layer.bias, padding=1)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_deformable_conv_moves_and_scales_its_taps():
+    """All taps one cell down and half a cell right: the conv of the map moved so, zeros behind its border."""
+    torch.manual_seed(0)
+    layer, x = DeformConv3x3(4, bias=False), torch.randn(1, 4, 6, 8)
+    layer.conv_offset.bias.data = torch.tensor([1.0, 0.5] * 9 + [40.0] * 9)  # sigmoid(40) = 1
+    wide = F.pad(x, (2, 3, 2, 3))
+    moved = (wide[..., 1:, :-1] + wide[..., 1:, 1:]) / 2  # cell (2, 2) of this is cell (1, 0.5) of x
+    expected = F.conv2d(moved, layer.weight)[..., 1:7, 1:9]
+    torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16])
+def test_gradients_reach_the_offsets(dtype):
+    """Also under autocast, whose half precision stops before the deformable conv."""
+    torch.manual_seed(0)
+    head, x = make_head(deform=True), torch.rand(1, CHANNELS, 6, 6, requires_grad=True)
+    with torch.autocast("cpu", dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        features = head([x])
+    assert features.box[0].shape == x.shape and features.box[0].dtype == torch.float32
+    # the sum of a normed map hardly depends on its input, its square does
+    (features.cls[0].square().sum() + features.box[0].pow(3).sum()).backward()
+    for name, parameter in head.named_parameters():
+        if not name.startswith("scales"):
+            assert parameter.grad.isfinite().all() and parameter.grad.any(), name
+    assert x.grad.any()

@@ -123,7 +123,11 @@ def _build_point(cfg: CfgNode, name: str, rule: Rule, in_channels: int) -> Branc
         )
     elif node.TYPE == "dual":
         branch = DualWeightingBranch(
-            box_form=node.BOX_FORM, neg_weight=node.NEG_WEIGHT, detach_negative=node.DETACH_NEGATIVE, **common
+            box_form=node.BOX_FORM,
+            neg_weight=node.NEG_WEIGHT,
+            neg_gamma=node.NEG_GAMMA,
+            detach_negative=node.DETACH_NEGATIVE,
+            **common,
         )
     elif node.BOX_FORM != "delta":
         branch = PointBranch(box_form=node.BOX_FORM, **common)
@@ -162,15 +166,19 @@ def build_towers(cfg: CfgNode, in_channels: int, *, level_scales: bool) -> Share
         norm=options.NORM,
         conv_bias=options.CONV_BIAS,
         level_scales=level_scales,
+        deform=options.DEFORM_TOWERS,
     )
 
 
 def _try_rule(branch: Branch) -> None:
-    """Lets the rule assign one object on a level of four cells, so that one that does not suit the branch says so now.
+    """Lets the rule assign one object on a level of four cells, so that one that does not suit the branch says so now,
+    whether it does so early or late in the training.
 
     Raises:
         ValueError: it does not.
     """
     places = branch.places(Points.from_sizes([(2, 2)], [8]))
     box = torch.tensor([[2.0, 2.0, 14.0, 14.0]])
-    branch.rule(places, torch.full((len(places), 1), 0.5), box.expand(len(places), 4), box, torch.tensor([0]))
+    scores, boxes = torch.full((len(places), 1), 0.5), box.expand(len(places), 4)
+    for progress in (0.0, 1.0):
+        branch.rule(places, scores, boxes, box, torch.tensor([0]), progress=progress)

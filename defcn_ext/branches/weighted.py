@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -17,18 +19,20 @@ class WeightedBranch(PointBranch):
     Args:
         background: factor on the focal loss of all entries without a pair; 0.75 (o2f) is 1 - alpha of focal loss.
         box_weights: "" for none; "centerness", the FCOS centerness of the point (o2f as released); "label", the share
-            `positive / (positive + negative)`. The box loss is divided by their sum.
+            `positive / (positive + negative)`. The box loss is divided by the mean over the workers of their sum, of
+            "centerness" however small (40-o2f, section 6.2), of "label" at least 1 (TOOD).
         normalizer: that of `PointBranch`, or "labels", the mean over the workers of the sum of these shares.
         options: those of `PointBranch`.
 
     Raises:
-        ValueError: an option is none of those named, or the rule weights nothing.
+        ValueError: an option is none of those named, or has no meaning here; or the rule does not fit.
     """
 
     weighted = True
     normalizers = (*PointBranch.normalizers, "labels")
 
     def __init__(self, *, background: float = 0.75, box_weights: str = "centerness", **options):
+        _check_losses(options)
         super().__init__(**options)
         check_choice("BOX_WEIGHTS", box_weights, ("", "centerness", "label"))
         self.background, self.box_weights = background, box_weights
@@ -42,13 +46,20 @@ class WeightedBranch(PointBranch):
         """
         logits, classes = predictions.score_logits().flatten(0, 1), objects.classes[pairs.object]
         cls = weighted_loss_sum(
-            logits, pairs.point, classes, pairs.positive, pairs.negative, background=self.background
+            logits,
+            pairs.point,
+            classes,
+            pairs.positive,
+            pairs.negative,
+            ignored=self.ignored(points, objects, pairs),
+            background=self.background,
         )
         box = self.box_loss_of(points, predictions, objects, pairs)
         count = self.count(objects, pairs)
         if self.box_weights:
             weight = self._box_weights(points, objects, pairs)
-            box_sum, box_count = (box * weight).sum(), worker_mean(weight.sum())
+            floor = 1e-6 if self.box_weights == "centerness" else 1.0
+            box_sum, box_count = (box * weight).sum(), worker_mean(weight.sum(), floor=floor)
         else:
             box_sum, box_count = box.sum(), count
         losses = {"cls": self.cls_weight * cls / count, "box": self.box_weight * box_sum / box_count}
@@ -64,6 +75,17 @@ class WeightedBranch(PointBranch):
         return soft_label(pairs) if self.box_weights == "label" else centerness_target(points, objects, pairs)
 
 
+def _check_losses(options: dict[str, Any]) -> None:
+    """
+    Raises:
+        ValueError: an option asks for a loss that only hard losses have beside them.
+    """
+    if options.get("centerness"):
+        raise ValueError("CENTERNESS: only TYPE 'point' trains it; set it to '', and QUALITY.ENABLED to True instead")
+    if options.get("l1_weight"):
+        raise ValueError("L1_WEIGHT: only TYPE 'point' has this loss; set it to 0")
+
+
 def soft_label(pairs: Pairs) -> Tensor:
     """(P,) `positive / (positive + negative)`: where the pair's loss has its minimum; 0 where it has no weight."""
     total = pairs.positive + pairs.negative
@@ -77,15 +99,21 @@ class DualWeightingBranch(PointBranch):
         cls_weight, box_weight: weights of the positive and of the box loss, each weighted by the positive weights and
             divided by the mean over the workers of the number of objects.
         neg_weight: weight of the negative loss, divided by the mean over the workers of the sum of 1 - P.
-        detach_negative: treat the importance s^2 of negatives as a constant (the paper).
-        options: those of `PointBranch`.
+        neg_gamma: exponent g2 of the importance s^g2 of candidates as negatives (DW Eq. 8); other points have s^2.
+        detach_negative: treat the importance of negatives as a constant (the paper).
+        options: those of `PointBranch`; the normalizers are those above.
+
+    Raises:
+        ValueError: as for `WeightedBranch`.
     """
 
     weighted = dual = True
+    normalizers = ("positives",)
 
-    def __init__(self, *, neg_weight: float = 1.0, detach_negative: bool = False, **options):
+    def __init__(self, *, neg_weight: float = 1.0, neg_gamma: float = 2.0, detach_negative: bool = False, **options):
+        _check_losses(options)
         super().__init__(**options)
-        self.neg_weight, self.detach_negative = neg_weight, detach_negative
+        self.neg_weight, self.neg_gamma, self.detach_negative = neg_weight, neg_gamma, detach_negative
 
     def losses(
         self, points: Points, predictions: DensePredictions, objects: Objects, pairs: Pairs
@@ -100,6 +128,8 @@ class DualWeightingBranch(PointBranch):
             objects.classes[pairs.object],
             pairs.positive,
             pairs.negative,
+            ignored=self.ignored(points, objects, pairs),
+            candidate_gamma=self.neg_gamma,
             detach_importance=self.detach_negative,
         )
         box = (self.box_loss_of(points, predictions, objects, pairs) * pairs.positive).sum()

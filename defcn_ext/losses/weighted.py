@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,6 +17,7 @@ def weighted_loss_sum(
     positive: Tensor,
     negative: Tensor,
     *,
+    ignored: Tensor | None = None,
     background: float = 0.75,
     gamma: float = 2.0,
 ) -> Tensor:
@@ -26,12 +29,13 @@ def weighted_loss_sum(
         logits: (M, K) logits of the scores s; M points of all images.
         rows, classes: (P,) the entry of each pair; one named several times counts for each pair.
         positive, negative: (P,) constants.
+        ignored: (I,) rows that add nothing to the loss, none of them in `rows`.
         background: factor on `s^gamma (-log(1 - s))` of entries without a pair.
 
     Returns:
         A scalar, float32.
     """
-    logits = logits.float()
+    logits = _counted(logits, ignored)
     z = logits[rows, classes]
     of_pairs = (positive * F.softplus(-z) + negative * F.softplus(z)).sum()
     entries = (rows * logits.shape[1] + classes).unique()
@@ -47,7 +51,9 @@ def dual_losses(
     positive: Tensor,
     negative: Tensor,
     *,
+    ignored: Tensor | None = None,
     gamma: float = 2.0,
+    candidate_gamma: float = 2.0,
     detach_importance: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The classification losses of dual weighting as released (50-dw, section 5), before their normalisers.
@@ -59,21 +65,30 @@ def dual_losses(
         rows, classes: (P,) the entry of each pair.
         positive: (P,) positive weights, constants.
         negative: (P,) P, the probability of being a negative, constants; 1 for entries without a pair.
-        detach_importance: treat the importance `s^gamma` as a constant (the paper), instead of as in focal loss.
+        ignored: (I,) rows that add nothing to the losses, none of them in `rows`.
+        gamma, candidate_gamma: exponents of the importance of entries without and with a pair (the latter is DW's g2).
+        detach_importance: treat the importance as a constant (the paper), instead of as in focal loss.
 
     Returns:
-        the positive sum `positive (-log s)`, the negative sum `P s^gamma (-log(1 - s))` over all entries, and the sum
+        the positive sum `positive (-log s)`, the negative sum `P s^g (-log(1 - s))` over all entries, and the sum
         of `1 - P`: scalars, float32.
     """
-    logits = logits.float()
+    logits = _counted(logits, ignored)
     of_positives = (positive * F.softplus(-logits[rows, classes])).sum()
     entries, pair = (rows * logits.shape[1] + classes).unique(return_inverse=True)
     spared = 1 - negative.new_ones(len(entries)).scatter_reduce(0, pair, negative, "amin")
     z = logits.flatten()[entries]
     if detach_importance:
         everywhere = (logits.detach().sigmoid() ** gamma * F.softplus(logits)).sum()
-        importance = z.detach().sigmoid() ** gamma
+        score = z.detach().sigmoid()
     else:
         everywhere = background_focal_sum(logits, gamma)
-        importance = z.sigmoid() ** gamma
-    return of_positives, everywhere - (spared * importance * F.softplus(z)).sum(), spared.sum()
+        score = z.sigmoid()
+    relief = score**gamma - (1 - spared) * score**candidate_gamma
+    return of_positives, everywhere - (relief * F.softplus(z)).sum(), spared.sum()
+
+
+def _counted(logits: Tensor, ignored: Tensor | None) -> Tensor:
+    """The logits in float32; minus infinity, which has no loss and no gradient, in ignored rows."""
+    logits = logits.float()
+    return logits if ignored is None else logits.index_fill(0, ignored, -math.inf)
