@@ -29,7 +29,7 @@ def test_the_keys_of_a_row_are_keys():
 
 
 def test_the_same_command_has_the_same_figure_in_every_table():
-    """Up to rounding. Of "without/with NMS" the first: what tables of one figure hold for detectors without NMS."""
+    """Up to 0.1, by which releases differ from papers. Of "without/with NMS" the first figure counts."""
     seen: dict[tuple[str, str, str], set[float]] = {}
     for table, row in ROWS:
         for column, figure in zip(table.columns, row.figures):
@@ -37,7 +37,7 @@ def test_the_same_command_has_the_same_figure_in_every_table():
                 first = float(figure.replace(";", "/").split("/")[0])
                 seen.setdefault((row.config, row.opts, column), set()).add(first)
     assert sum(len(figures) > 1 for figures in seen.values()) >= 6  # 41.443 and 41.4, ...
-    assert all(max(figures) - min(figures) < 0.0501 for figures in seen.values())
+    assert all(max(figures) - min(figures) < 0.11 for figures in seen.values())
 
 
 def test_a_row_without_a_figure_for_each_column_is_named(tmp_path):
