@@ -1,0 +1,318 @@
+"""Every released layout becomes the model it is of, entry by entry; what does not fit is named."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from defcn_ext.checkpoint import Checkpoint, ConversionError, convert
+from defcn_ext.checkpoint.convert import to_ratio_major
+from defcn_ext.engine.preflight import UserError
+from tests.checkpoint import layouts
+from tests.checkpoint.layouts import MANY, ONE, weights
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+BGR, CAFFE_BGR = [103.53, 116.28, 123.675], [102.9801, 115.9465, 122.7717]
+RGB = [123.675, 116.28, 103.53]
+
+# name: entries, their number, base config, keys of the config that are found
+RELEASES = {
+    "poto": (layouts.defcn(), 322, "Base-POTO", {"DEFCN.NMS": False}),
+    "3dmf": (layouts.defcn(kind="3dmf"), 328, "Base-POTO-3DMF-Aux", {"DEFCN.ONE_TO_ONE.MAX_FILTERING.NORM": "GN"}),
+    "3dmf_wo_gn": (
+        *(layouts.defcn(kind="3dmf_wo_gn"), 326, "Base-POTO-3DMF-Aux"),
+        {"DEFCN.ONE_TO_ONE.MAX_FILTERING.NORM": ""},
+    ),
+    "3dmf_R_101": (layouts.defcn(kind="3dmf", depth=101), 583, "Base-POTO-3DMF-Aux", {"RESNETS.DEPTH": 101}),
+    "3dmf_old": (
+        *(layouts.defcn(kind="3dmf", p6=2048), 328, "Base-POTO-3DMF-Aux"),
+        {"DEFCN.P6_FEATURE": "res5"},
+    ),
+    "3dmf_crowd": (layouts.defcn(kind="3dmf", classes=1), 328, "Base-POTO-3DMF-Aux", {"DEFCN.NUM_CLASSES": 1}),
+    "fcos": (layouts.defcn(MANY, "centerness"), 324, "Base-FCOS-centerness", {"DEFCN.NMS": True}),
+    "anchor": (layouts.defcn(kind="anchor"), 322, "Base-Anchor", {"DEFCN.LEVEL_SCALES": False}),
+    "cvpods_retinanet": (layouts.cvpods_retinanet(), 306, "Base-DATE-RetinaNet", {"DEFCN.NORM": ""}),
+    "date_f": (layouts.date(), 373, "Base-DATE-F", {"DEFCN.CONV_BIAS": False}),
+    "date_f_R_101": (layouts.date(depth=101), 679, "Base-DATE-F", {"RESNETS.DEPTH": 101}),
+    "date_r": (layouts.date("R"), 371, "Base-DATE-R", {"DEFCN.SHARE_TOWERS": True}),
+    "date_f_3dmf": (layouts.date(filtering=True), 379, "Base-DATE-F", {"DEFCN.ONE_TO_ONE.MAX_FILTERING.ENABLED": True}),
+    "date_r_unshared": (layouts.date("R", unshared=True), 395, "Base-DATE-R", {"DEFCN.SHARE_TOWERS": False}),
+    "date_r_crowd": (layouts.date("R", classes=1), 371, "Base-DATE-R", {"DEFCN.NUM_CLASSES": 1}),
+    "o2f": (layouts.o2f(), 389, "Base-O2F", {"DEFCN.ONE_TO_ONE.QUALITY.CONVS": 3, "RESNETS.DEPTH": 50}),
+    "o2f_1": (layouts.o2f(convs=1), 381, "Base-O2F", {"DEFCN.ONE_TO_ONE.QUALITY.CONVS": 1}),
+    "o2f_2": (layouts.o2f(convs=2), 385, "Base-O2F", {"DEFCN.ONE_TO_ONE.QUALITY.CONVS": 2}),
+    "o2f_R_101": (layouts.o2f(depth=101), 695, "Base-O2F", {"RESNETS.DEPTH": 101}),
+    "o2f_crowd": (layouts.o2f(classes=1), 389, "Base-O2F", {"DEFCN.TOPK_CANDIDATES_TEST": 5000}),
+    "dw_refine": (layouts.dw(), 381, "Base-DW-refine", {"DEFCN.NMS_THRESH_TEST": 0.6}),
+    "dw": (layouts.dw(refine=False), 379, "Base-DW", {"DEFCN.ONE_TO_MANY.REFINE.ENABLED": False}),
+    "dw_dcn": (
+        *(layouts.dw(dcn=True), 411, "Base-DW-refine"),
+        {
+            "DEFCN.DEFORM_TOWERS": True,
+            "RESNETS.DEFORM_ON_PER_STAGE": [False, True, True, True],
+            "RESNETS.DEFORM_MODULATED": True,
+        },
+    ),
+    "mmdet_fcos": (layouts.mmdet_fcos(), 369, "Base-DATE-FCOS", {"DEFCN.ONE_TO_MANY.BOX_FORM": "exp"}),
+    "onenet": (layouts.onenet(), 314, "Base-OneNet", {"DEFCN.P6_FEATURE": "res5", "DEFCN.CONV_BIAS": False}),
+}
+
+
+def value_of(cfg, key):
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def run(entries, *args, extras=None, state=None, **kwargs):
+    state = weights(entries) if state is None else state
+    return convert(Checkpoint("in.pth", state, extras or {}), *args, **kwargs)
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_a_release_is_recognised_and_every_entry_lands_where_it_belongs(name):
+    entries, count, config, keys = RELEASES[name]
+    assert len(entries) == len({x.theirs for x in entries}) == count
+    done = run(entries)
+    assert Path(done.base) == CONFIGS / f"{config}.yaml"
+    for key, value in keys.items():
+        assert value_of(done.cfg.MODEL, key) == value, key
+    given, kept = weights(entries), [x for x in entries if x.ours]
+    assert set(done.model) == {x.ours for x in kept}
+    for x in kept:
+        assert done.model[x.ours].shape == (x.shape or (1,)), x.ours
+        assert done.model[x.ours].flatten()[0] == given[x.theirs].flatten()[0], x.ours
+    assert sum(done.dropped.values()) == count - len(kept)
+
+
+def test_numbers_of_parameters_are_the_papers():
+    """80-checkpoints section 1, counted with norms; 30-checkpoints, without."""
+    counts = {
+        "o2f": (layouts.o2f(), 32_517_402),
+        "o2f, CrowdHuman": (layouts.o2f(classes=1), 32_335_307),
+        "o2f, R-101": (layouts.o2f(depth=101), 51_509_530),
+        "DW, refined": (layouts.dw(), 32_316_130),
+        "DW": (layouts.dw(refine=False), 32_297_690),
+    }
+    for name, (entries, count) in counts.items():
+        assert layouts.parameters(entries) == count, name
+    state = run(layouts.defcn(kind="3dmf")).model
+    assert sum(v.numel() for k, v in state.items() if ".norm." not in k or "backbone" not in k) == 32_834_842
+    assert len([k for k in state if k.startswith("backbone.")]) == 281
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "mean", "stride", "detections", "longest"),
+    [
+        ("3dmf", "BGR", BGR, True, 100, 1333),
+        ("3dmf_crowd", "BGR", BGR, True, 500, 1400),
+        ("date_f", "BGR", CAFFE_BGR, True, 100, 1333),
+        ("o2f", "RGB", RGB, False, 100, 1333),
+        ("o2f_crowd", "RGB", RGB, False, 500, 1400),
+        ("dw_refine", "RGB", RGB, False, 100, 1333),
+        ("onenet", "RGB", RGB, False, 100, 1333),
+    ],
+)
+def test_the_input_is_that_of_the_release(name, form, mean, stride, detections, longest):
+    cfg = run(RELEASES[name][0]).cfg
+    assert cfg.INPUT.FORMAT == form and list(cfg.MODEL.PIXEL_MEAN) == mean
+    assert list(cfg.MODEL.PIXEL_STD) == ([58.395, 57.12, 57.375] if form == "RGB" else [1.0, 1.0, 1.0])
+    assert cfg.MODEL.RESNETS.STRIDE_IN_1X1 is stride
+    assert cfg.TEST.DETECTIONS_PER_IMAGE == detections and cfg.INPUT.MAX_SIZE_TEST == longest
+
+
+def test_a_file_that_leads_nowhere_else_is_told_apart_by_its_statistics():
+    """o2f is released for RGB; a stem without running means is caffe's."""
+    state = weights(layouts.o2f())
+    state["backbone.bn1.running_mean"] = torch.zeros(64)
+    (note,) = run(None, state=state).notes
+    assert note.startswith("WARNING") and "BGR" in note
+    assert run(layouts.o2f()).notes == []
+
+
+def test_inference_drops_the_branch_that_only_trains_and_nothing_else():
+    """379 entries = 320 kept + 53 counters + 6 of predictor 1 (30-checkpoints, What to test)."""
+    done = run(layouts.date(filtering=True), inference=True)
+    assert len(done.model) == 320
+    assert done.dropped == {"num_batches_tracked": 53, "branches.one_to_many": 6}
+    assert done.cfg.MODEL.DEFCN.INFERENCE_ONLY is True
+    unshared = run(layouts.date("R", unshared=True), inference=True)
+    assert unshared.dropped == {"num_batches_tracked": 53, "branches.one_to_many": 24 + 4}
+
+
+def test_a_date_file_made_for_inference_needs_no_second_branch():
+    entries = [x for x in layouts.date() if "predictors.1" not in x.theirs]
+    done = run(entries)
+    assert Path(done.base).name == "Base-DATE-POTO.yaml" and len(done.model) == 373 - 53 - 6
+
+
+def test_date_with_a_filter_fits_defcn_with_zero_biases():
+    """DeFCN's 328 entries = 320 of DATE and 8 zeros."""
+    config = str(CONFIGS / "Base-POTO-3DMF.yaml")
+    done = run(layouts.date(filtering=True), config=config, inference=True)
+    assert len(done.model) == 328
+    biases = [f"head.{tower}.{n}.bias" for tower in ("cls_subnet", "bbox_subnet") for n in (0, 3, 6, 9)]
+    assert all(torch.equal(done.model[name], torch.zeros(256)) for name in biases)
+    assert not any(done.model[name].eq(0).all() for name in done.model if name not in biases)
+    # the input belongs to the weights, not to the config
+    assert list(done.cfg.MODEL.PIXEL_MEAN) == CAFFE_BGR
+    assert any("PIXEL_MEAN" in note and config in note for note in done.notes)
+
+
+def test_some_tower_biases_without_the_others_are_missing_ones():
+    entries = [x for x in layouts.o2f() if x.theirs != "bbox_head.reg_convs.2.conv.bias"]
+    with pytest.raises(ConversionError, match=r"missing: head\.bbox_subnet\.6\.bias \(256,\)"):
+        run(entries)
+
+
+@pytest.mark.parametrize("name", ["3dmf", "date_f", "o2f", "dw_refine", "onenet"])
+def test_each_entry_left_out_is_named(name):
+    entries = RELEASES[name][0]
+    for gone in (entries[7], entries[-3]):
+        if not gone.ours:
+            continue
+        with pytest.raises(UserError, match=gone.ours.replace(".", r"\.")):
+            run([x for x in entries if x is not gone])
+
+
+def test_unknown_entries_are_named():
+    state = weights(layouts.o2f()) | {"bbox_head.extra.weight": torch.zeros(3, 2), "ema_backbone_conv1": torch.ones(1)}
+    with pytest.raises(ConversionError) as caught:
+        run(None, state=state)
+    assert "in.pth: 2 entries do not fit" in str(caught.value)
+    assert "unknown: bbox_head.extra.weight (3, 2)" in str(caught.value)
+    assert "unknown: ema_backbone_conv1 (1,)" in str(caught.value)
+
+
+def test_a_wrong_shape_is_named_with_both_shapes():
+    state = weights(layouts.date())
+    state["neck.fpn_convs.1.conv.weight"] = torch.zeros(256, 256, 1, 1)
+    with pytest.raises(ConversionError) as caught:
+        run(None, state=state)
+    expected = (
+        "of another shape: neck.fpn_convs.1.conv.weight, as backbone.fpn_output4.weight: "
+        "(256, 256, 1, 1) in the file, (256, 256, 3, 3) in the model"
+    )
+    assert expected in str(caught.value)
+
+
+def test_another_number_of_classes_than_the_configs_is_refused_and_can_be_set():
+    config = str(CONFIGS / "Base-POTO-3DMF.yaml")
+    entries = layouts.defcn(kind="3dmf", classes=1)
+    with pytest.raises(ConversionError, match=r"head\.cls_score\.bias.*\(1,\) in the file, \(80,\).*NUM_CLASSES"):
+        run(entries, config=config)
+    assert len(run(entries, config=config, opts=["MODEL.DEFCN.NUM_CLASSES", "1"]).model) == 328
+
+
+def test_p6_of_res5_does_not_fit_a_config_whose_p6_is_of_p5():
+    config = str(CONFIGS / "Base-POTO.yaml")
+    with pytest.raises(ConversionError, match=r"top_block\.p6\.weight: \(256, 2048, 3, 3\).*P6_FEATURE"):
+        run(layouts.defcn(p6=2048), config=config)
+    done = run(layouts.defcn(p6=2048))
+    assert done.cfg.MODEL.DEFCN.P6_FEATURE == "res5" and any("before February 2021" in note for note in done.notes)
+
+
+def test_two_names_of_one_entry_are_refused():
+    state = weights(layouts.dw(dcn=True))
+    state["backbone.layer2.0.conv2_offset.bias"] = torch.zeros(27)
+    with pytest.raises(UserError, match="would both become backbone.bottom_up.res3.0.conv2_offset.bias"):
+        run(None, state=state)
+
+
+def test_fcos_variants_of_mmdetection_are_told_by_the_config_in_the_file():
+    text = "model = dict(bbox_head=dict(type='FCOSHead', norm_on_bbox=True, centerness_on_reg=True))"
+    done = run(layouts.mmdet_fcos(), extras={"meta": {"config": text}})
+    branch = done.cfg.MODEL.DEFCN.ONE_TO_MANY
+    assert (branch.BOX_FORM, branch.CENTERNESS, branch.CENTERNESS_SCORE) == ("relu", "reg", "product")
+    assert not any("do not tell" in note for note in done.notes)
+    assert any("do not tell" in note for note in run(layouts.mmdet_fcos()).notes)
+
+
+def test_dual_weighting_is_not_taken_for_fcos():
+    """The same names but for the prior; the extra map multiplies the scores and is no centerness."""
+    done = run(layouts.dw(refine=False))
+    assert f"{MANY}filter.weight" in done.model and f"{MANY}centerness.weight" not in done.model
+    done = run([x for x in layouts.mmdet_fcos(bias=True)])
+    assert f"{MANY}centerness.weight" in done.model and done.cfg.MODEL.DEFCN.CONV_BIAS is True
+
+
+def test_a_trained_prior_of_dual_weighting_is_not_dropped_silently():
+    state = weights(layouts.dw())
+    state["bbox_head.center_prior.sigma"] = torch.full((80, 2), 1.2)
+    (note,) = [x for x in run(None, state=state).notes if "center_prior" in x]
+    assert note.startswith("WARNING: bbox_head.center_prior.sigma is not the 1.11")
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("bbox_head.controller.weight", "CondInst"),
+        ("bbox_head.atss_cls.weight", "ATSS"),
+        ("roi_head.bbox_head.fc_cls.weight", "another kind"),
+        ("backbone.stages.0.blocks.0.norm1.weight", "other than a ResNet"),
+        ("res2.0.conv1.weight", "no code base known"),
+        ("backbone.bottom_up.stem.conv1.weight", "Detectron2's names already"),
+        ("conv1_w", "Caffe2's names already"),
+    ],
+)
+def test_weights_of_other_models_are_refused_with_what_they_are(key, message):
+    with pytest.raises(UserError, match=f"in.pth: .*{message}"):
+        run(None, state={key: torch.zeros(1)})
+
+
+def test_retinanet_of_mmdetection_has_another_pyramid():
+    """Its stock P7 has no ReLU before it, which no entry tells; the file's own config can, or the user."""
+    entries = layouts.resnet() + layouts.mmdet_neck() + layouts.mmdet_towers(True, norm=False)
+    entries += layouts.conv("bbox_head.retina_cls", f"{MANY}cls_score", 720)
+    entries += layouts.conv("bbox_head.retina_reg", f"{MANY}bbox_pred", 36)
+    with pytest.raises(UserError, match="no ReLU before it"):
+        run(entries)
+    done = run(entries, extras={"meta": {"config": "neck=dict(type='FPN', relu_before_extra_convs=True)"}})
+    given = weights(entries)
+    for x in entries:  # mmdetection's anchors are ordered as ours
+        assert not x.ours or done.model[x.ours].flatten()[0] == given[x.theirs].flatten()[0]
+    forced = run(
+        entries,
+        config=str(CONFIGS / "Base-DATE-RetinaNet.yaml"),
+        opts=["MODEL.DEFCN.CONV_BIAS", "True", "MODEL.DEFCN.NORM", "", "MODEL.DEFCN.LEVEL_SCALES", "False"],
+    )
+    assert forced.notes and forced.notes[0].startswith("WARNING: no model known by its names")
+
+
+def test_from_must_be_what_the_names_say():
+    with pytest.raises(UserError, match="--from cvpods, but its names are those of mmdet"):
+        run(layouts.o2f(), "cvpods")
+    assert run(layouts.o2f(), "mmdet").source == "mmdet"
+
+
+def test_anchors_of_detectron2_become_ratio_major():
+    """Channel = (scale * 3 + ratio) * 2 + class there, (ratio * 3 + scale) * 2 + class here."""
+    value = torch.arange(18.0).view(18, 1)
+    out = to_ratio_major(value, 3, 3).flatten()
+    for scale in range(3):
+        for ratio in range(3):
+            for label in range(2):
+                assert out[(ratio * 3 + scale) * 2 + label] == (scale * 3 + ratio) * 2 + label
+
+
+def test_retinanet_of_cvpods_scores_the_anchors_it_was_trained_with():
+    """The nine anchors of a cell, each in the order of its library, keep their channel."""
+    entries = layouts.cvpods_retinanet(p6=2048, classes=2)
+    state = weights(entries)
+    sizes = [(scale, ratio) for scale in (4.0, 5.039684, 6.349604) for ratio in (0.5, 1.0, 2.0)]
+    state["head.cls_score.bias"] = torch.tensor([s * 10 + r for s, r in sizes]).repeat_interleave(2)
+    state["head.bbox_pred.bias"] = torch.tensor([s * 10 + r for s, r in sizes]).repeat_interleave(4)
+    done = run(None, state=state)
+    from defcn_ext.branches import build_branches
+
+    branch = build_branches(done.cfg, 256)["one_to_many"]
+    area, ratio = branch.shapes.prod(1), branch.shapes[:, 1] / branch.shapes[:, 0]
+    expected = area.sqrt() * 10 + ratio
+    bias = done.model[f"{MANY}cls_score.bias"].view(9, 2)
+    torch.testing.assert_close(bias, expected[:, None].expand(9, 2))
+    torch.testing.assert_close(done.model[f"{MANY}bbox_pred.bias"].view(9, 4), expected[:, None].expand(9, 4))
+    assert done.cfg.MODEL.DEFCN.P6_FEATURE == "res5" and not done.cfg.MODEL.DEFCN.LEVEL_SCALES
+
+
+def test_names_under_ddp_and_our_first_branch():
+    assert f"{ONE}cls_score.weight" in run(layouts.defcn()).model
