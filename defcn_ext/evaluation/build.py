@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
 
+from .crowdhuman import CrowdHumanEvaluator
 from .nms_gap import NMSGapEvaluator
 
 
@@ -22,18 +23,18 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
     """
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type", None)
-    if kind != "coco":
+    if kind not in ("coco", "crowdhuman"):
         raise ValueError(
-            f"DATASETS.TEST: {dataset_name!r} has evaluator_type {kind!r}; known: 'coco'. "
+            f"DATASETS.TEST: {dataset_name!r} has evaluator_type {kind!r}; known: 'coco', 'crowdhuman'. "
             "Register the data set in COCO format (DATASETS.REGISTER)."
         )
 
     def make(subfolder: str) -> DatasetEvaluator:
-        return COCOEvaluator(
-            dataset_name,
-            output_dir=os.path.join(folder, subfolder),
-            max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
-        )
+        output_dir = os.path.join(folder, subfolder)
+        if kind == "crowdhuman":
+            return CrowdHumanEvaluator(dataset_name, output_dir=output_dir)
+        max_dets = cfg.TEST.DETECTIONS_PER_IMAGE
+        return COCOEvaluator(dataset_name, output_dir=output_dir, max_dets_per_image=max_dets)
 
     if cfg.MODEL.META_ARCHITECTURE == "DeFCN" and cfg.MODEL.DEFCN.COMPARE_NMS:
         return NMSGapEvaluator(make, nms=cfg.MODEL.DEFCN.NMS)

@@ -147,7 +147,7 @@ def _size(line: AnnotationLine | ResultLine) -> tuple[float, float] | None:
 def _read(path: File, parse: Callable[[dict], Line], bad: list[BadLine] | None) -> list[Line]:
     lines: list[Line] = []
     found: list[BadLine] = []
-    seen: dict[str, int] = {}
+    seen: dict[str, int] = {}  # ID -> line
     with open(path, "rb") as file:
         for number, raw in enumerate(file, start=1):
             raw = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
@@ -176,10 +176,8 @@ def _object(raw: bytes) -> dict:
         raise _Unusable(f"not valid JSON ({error.msg} at column {error.colno})") from None
     except UnicodeDecodeError:
         raise _Unusable("not valid UTF-8") from None
-    except RecursionError:
-        raise _Unusable("not valid JSON (nested too deeply)") from None
-    except ValueError:  # whole numbers of thousands of digits
-        raise _Unusable("not valid JSON (a number is too long)") from None
+    except (RecursionError, ValueError):
+        raise _Unusable("not valid JSON (nested too deeply, or a number is too long)") from None
     if not isinstance(content, dict):
         raise _Unusable(f"expected a JSON object, not {_kind(content)}")
     return content
@@ -187,18 +185,19 @@ def _object(raw: bytes) -> dict:
 
 def _annotation(content: dict) -> AnnotationLine:
     name, height, width = _header(content)
-    boxes = tuple(_person(f"gtboxes[{i}]", x) for i, x in enumerate(_list(content, "gtboxes")))
-    return AnnotationLine(name, boxes, height, width)
+    boxes = (_person(f"gtboxes[{i}]", x) for i, x in enumerate(_list(content, "gtboxes")))
+    return AnnotationLine(name, tuple(boxes), height, width)
 
 
 def _person(where: str, content: Any) -> PersonBox:
     if not isinstance(content, dict):
         raise _Unusable(f"{where}: expected an object, not {_kind(content)}")
-    if not isinstance(content.get("tag"), str):
-        raise _Unusable(f"{where}: 'tag' must be a text, not {_kind(content.get('tag'))}")
+    tag = content.get("tag")
+    if not isinstance(tag, str):
+        raise _Unusable(f"{where}: 'tag' must be a text, not {_kind(tag)}")
     visible, head = (None if content.get(k) is None else _box(f"{where}.{k}", content[k]) for k in ("vbox", "hbox"))
     attributes = [_attributes(where, content, key) for key in ("extra", "head_attr")]
-    return PersonBox(content["tag"], _box(f"{where}.fbox", content.get("fbox")), visible, head, *attributes)
+    return PersonBox(tag, _box(f"{where}.fbox", content.get("fbox")), visible, head, *attributes)
 
 
 def _attributes(where: str, content: dict, key: str) -> dict:
@@ -216,8 +215,7 @@ def _result(content: dict) -> ResultLine:
     name, height, width = _header(content)
     entries = _list(content, "dtboxes")
     try:  # all at once; only where that fails one by one, for the reason
-        boxes = np.array([x["box"] for x in entries])
-        scores = np.array([x["score"] for x in entries])
+        boxes, scores = np.array([x["box"] for x in entries]), np.array([x["score"] for x in entries])
         usable = boxes.dtype.kind in "iuf" and scores.dtype.kind in "iuf" and boxes.shape == (len(entries), 4)
         usable = usable and scores.shape == (len(entries),) and np.isfinite(boxes).all() and np.isfinite(scores).all()
     except (TypeError, KeyError, IndexError, ValueError, OverflowError):
