@@ -112,7 +112,7 @@ def observe(detector: Detector, record: dict[str, Any]) -> Observation:
 def score_maps(
     model: DeFCN, points: Points, predictions: DensePredictions, ratio: tuple[float, float]
 ) -> list[ScoreMap]:
-    """The final scores of the first image of a batch, highest over the classes, as one map a level.
+    """The final scores of the first image of a batch, highest over classes and anchors, as one map a level.
 
     Args:
         ratio: (vertical, horizontal) size of a pixel of the network input in pixels of the image to draw on.
@@ -120,6 +120,7 @@ def score_maps(
     scores = predictions.score_logits()[0].sigmoid().amax(-1)
     if predictions.centerness is not None:
         scores = model.branches[model.test_branch].final_scores(scores, predictions.centerness[0, :, 0])
+    scores = scores.unflatten(0, (-1, model.branches[model.test_branch].per_cell)).amax(-1)
     levels = zip(model.in_features, scores.cpu().split(points.counts), points.sizes, points.strides)
     return [
         ScoreMap(f"{name.upper()} (stride {stride})", part.reshape(size), (stride * ratio[0], stride * ratio[1]))
