@@ -81,18 +81,21 @@ STEPPED = [
 ]
 
 
-@pytest.mark.parametrize("name, opts", [(n, ()) for n in SMALL] + [(f"COCO/{n}.yaml", THIN) for n in STEPPED])
+@pytest.mark.parametrize(
+    "name, opts", [(n, ()) for n in SMALL if n.startswith("Quick/")] + [(f"COCO/{n}.yaml", THIN) for n in STEPPED]
+)
 def test_detectors_learn_and_take_images_without_objects(name, opts):
     """Two steps on three images, the second with a lower loss; then one on a batch of crops that hit nothing."""
     cfg = load(name, *opts)
     torch.manual_seed(0)
     model = build_model(cfg)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-5)
     first, second = (sum(step(model, optimizer, batch()).values()) for _ in range(2))
     assert second < first
     empty = step(model, optimizer, [image_with([], [], size=(64, 96), seed=n) for n in range(2)])
-    assert all(value == 0 for loss, value in empty.items() if loss.split("_")[1] in ("box", "l1", "centerness"))
-    assert all(0 < value < 10 for loss, value in empty.items() if loss.split("_")[1] == "cls")
+    of_objects = {name for name in empty if name.split("_")[1] in ("box", "l1", "centerness") or "cls_pos" in name}
+    assert all(empty[name] == 0 for name in of_objects)
+    assert all(0 < empty[name] < 10 for name in empty.keys() - of_objects)
 
 
 # Sizes
