@@ -217,6 +217,16 @@ class TestDeformableStages:
         shifted = plain.residual(torch.roll(x, -1, dims=3))
         torch.testing.assert_close(block.residual(x)[..., 1:5], shifted[..., 1:5])
 
+    @pytest.mark.parametrize("modulated", [False, True])
+    def test_gradients_reach_the_offsets(self, modulated):
+        block, _ = self.block(deform_modulated=modulated, stride=2)
+        x = torch.randn(2, 8, 6, 7, requires_grad=True)
+        out = block.residual(x)
+        assert out.shape == (2, 8, 3, 4)
+        out.square().sum().backward()
+        grad = block.conv2_offset.bias.grad
+        assert x.grad.any() and (grad[:18] != 0).all() and (grad[18:] != 0).all()
+
 
 class TestBuildBackbone:
     def test_errors(self):
