@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
-from .crowdhuman_files import ResultLine, read_annotations, to_detections, to_truth, with_sizes, write_results
+from .crowdhuman_files import ResultLine, to_detections, write_results
 from .crowdhuman_metrics import GroundTruth, crowdhuman_metrics
 
 logger = logging.getLogger(__name__)
@@ -31,28 +31,16 @@ def image_name(record: dict[str, Any]) -> str:
 
 
 def crowdhuman_truth(dataset_name: str) -> dict[str, GroundTruth]:
-    """The ground truth of a data set by ID: from `odgt_file` of its metadata if there is one, else from its records.
+    """The ground truth of a registered data set by ID, in the order of its records.
 
-    Sizes that the .odgt lacks come from the records. In records, `iscrowd` marks what is ignored; classes are not
-    looked at.
+    `iscrowd` marks what is ignored; classes are not looked at. Records hold all images and boxes of an .odgt, so that
+    nothing is read twice, and what the data set left out with a warning is left out here.
 
     Raises:
-        OSError, CrowdHumanFileError: as `read_annotations`.
         ValueError: two images have the same ID.
     """
-    odgt = MetadataCatalog.get(dataset_name).get("odgt_file")
-    if odgt is None:
-        return _truth_of_records(dataset_name, DatasetCatalog.get(dataset_name))
-    lines = read_annotations(PathManager.get_local_path(str(odgt)))
-    if any(line.height is None or line.width is None for line in lines):
-        records = DatasetCatalog.get(dataset_name)
-        lines = with_sizes(lines, {image_name(r): (r["height"], r["width"]) for r in records if r.get("height")})
-    return to_truth(lines)
-
-
-def _truth_of_records(dataset_name: str, records: list[dict[str, Any]]) -> dict[str, GroundTruth]:
     truth: dict[str, GroundTruth] = {}
-    for record in records:
+    for record in DatasetCatalog.get(dataset_name):
         name, annotations = image_name(record), record.get("annotations", [])
         if name in truth:
             raise ValueError(f"{dataset_name}: two images have the ID {name!r}; give the records different 'ID's")

@@ -2,6 +2,7 @@
 
 python -m defcn_ext.tools.benchmark matching          exact matching: full matrix against sparse pairs
 python -m defcn_ext.tools.benchmark max_filtering     3D Max Filtering: 3D pooling against 2D pooling
+python -m defcn_ext.tools.benchmark crowdhuman        CrowdHuman's metrics at the size of its validation set
 python -m defcn_ext.tools.benchmark assignment        every rule: its obvious dense form against it, time and memory
 """
 
@@ -23,6 +24,7 @@ from defcn_ext.layers import max_over_neighbours
 from defcn_ext.structures import Points
 
 from .benchmark_assignment import benchmark_assignment
+from .benchmark_crowdhuman import benchmark_crowdhuman
 from .benchmark_scenes import SIZES, crowded_image, seconds
 
 
@@ -111,7 +113,7 @@ def benchmark_max_filtering(repeats: int, channels: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["matching", "max_filtering", "assignment"])
+    parser.add_argument("what", choices=["matching", "max_filtering", "assignment", "crowdhuman"])
     parser.add_argument("--objects", type=int, nargs="+", help="default: 20 100 300 600; for assignment 20 100 500")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--classes", type=int, default=80)
@@ -122,6 +124,9 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="assignment: cpu or cuda")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.what == "crowdhuman":
+        print(benchmark_crowdhuman())
+        return
     if args.what == "assignment":
         print(f"{args.batch} images of 800 x 1216, {args.classes} classes, {args.threads} thread(s), {args.device}")
         counts = args.objects or [20, 100, 500]

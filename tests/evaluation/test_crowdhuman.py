@@ -1,4 +1,4 @@
-"""The evaluator of CrowdHuman: data sets in both forms, the result file, several workers, with and without NMS."""
+"""The evaluator of CrowdHuman: worked examples, the result file, several workers, with and without NMS."""
 
 import json
 import logging
@@ -9,13 +9,7 @@ import pytest
 import torch
 
 from defcn_ext.evaluation import CrowdHumanEvaluator, NMSGapEvaluator, build_evaluator
-from defcn_ext.evaluation.crowdhuman_files import (
-    AnnotationLine,
-    PersonBox,
-    read_results,
-    to_detections,
-    write_annotations,
-)
+from defcn_ext.evaluation.crowdhuman_files import read_results, to_detections
 from defcn_ext.evaluation.crowdhuman_metrics import Detections, crowdhuman_metrics
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import launch
@@ -27,7 +21,7 @@ from tests.tiny import tiny_cfg
 NAME = "crowd"
 
 
-def records(truth, sizes=True):
+def records(truth):
     """Detectron2's records of an example; the ID is in the file name only."""
     out = []
     for index, (name, gt) in enumerate(truth.items()):
@@ -36,13 +30,13 @@ def records(truth, sizes=True):
             for box, ignored in zip(gt.boxes.tolist(), gt.ignored)
         ]
         record = {"file_name": f"/images/{name}.jpg", "image_id": index, "annotations": annotations}
-        out.append({**record, "height": gt.size[0], "width": gt.size[1]} if sizes else record)
+        out.append({**record, "height": gt.size[0], "width": gt.size[1]})
     return out
 
 
-def register(truth, **metadata):
+def register(truth):
     DatasetCatalog.register(NAME, lambda: records(truth))
-    MetadataCatalog.get(NAME).set(evaluator_type="crowdhuman", thing_classes=["person"], **metadata)
+    MetadataCatalog.get(NAME).set(evaluator_type="crowdhuman", thing_classes=["person"])
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +44,7 @@ def _unregister():
     yield
     if NAME in DatasetCatalog:
         DatasetCatalog.remove(NAME)
+    if NAME in MetadataCatalog.list():
         MetadataCatalog.remove(NAME)
 
 
@@ -74,7 +69,7 @@ def percent(expected):
 
 
 @pytest.mark.parametrize("name", ["E1", "E4", "E8", "E10"])
-def test_records_and_odgt_give_the_examples(name, tmp_path):
+def test_the_examples_and_their_file(name, tmp_path):
     truth, detections, expected = EXAMPLES[name]
     register(truth)
     evaluator = CrowdHumanEvaluator(NAME, output_dir=str(tmp_path))
@@ -84,22 +79,6 @@ def test_records_and_odgt_give_the_examples(name, tmp_path):
     read = to_detections(read_results(tmp_path / "crowdhuman_results.json"))
     assert crowdhuman_metrics(truth, read).ap == pytest.approx(expected[0], abs=2e-6)
     assert list(read) == list(detections)
-
-    write_annotations(tmp_path / "gt.odgt", lines_of(truth))  # as the official file, without sizes
-    MetadataCatalog.get(NAME).set(odgt_file=str(tmp_path / "gt.odgt"))
-    evaluator = CrowdHumanEvaluator(NAME)
-    feed(evaluator, truth, detections)
-    assert evaluator.evaluate() == {"bbox": percent(expected)}
-
-
-def lines_of(truth):
-    return [
-        AnnotationLine(
-            name,
-            tuple(PersonBox("mask" if i else "person", tuple(b)) for b, i in zip(gt.boxes.tolist(), gt.ignored)),
-        )
-        for name, gt in truth.items()
-    ]
 
 
 def test_reset_forgets_and_missing_images_have_no_detections():
