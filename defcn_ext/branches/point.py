@@ -183,7 +183,13 @@ class PointBranch(Branch):
 
 
 def score_map(in_channels: int, num_convs: int) -> nn.Module:
-    """A map of one channel: `num_convs` convs of 64 channels with norm and ReLU before the last (o2f, section 3.4)."""
+    """A map of one channel: `num_convs` convs of 64 channels with norm and ReLU before the last (o2f, section 3.4).
+
+    Raises:
+        ValueError: the number is negative.
+    """
+    if num_convs < 0:
+        raise ValueError(f"QUALITY.CONVS: must not be negative, got {num_convs}")
     last = conv3x3(in_channels if num_convs == 0 else SCORE_MAP_CHANNELS, 1)
     if num_convs == 0:
         return last
