@@ -90,9 +90,10 @@ def _convert_detector(
     base = config or str(CONFIGS / found.config)
     cfg = load_config(base, [*_pairs(options), *opts, "MODEL.DEVICE", "cpu"])
     notes = [*found.notes, *_changed_input(base, found, config)]
-    names = [name.lower() for name in cfg.MODEL.DEFCN.BRANCHES]
-    second = next((n for n in names[1:] if cfg.MODEL.DEFCN[n.upper()].TYPE != "auxiliary"), "one_to_many")
-    state = {_branch_name(key, names[0], second): key for key in renamed.state}
+    key, *others = cfg.MODEL.DEFCN.BRANCHES
+    first = key.lower()
+    second = next((n.lower() for n in others if cfg.MODEL.DEFCN[n].TYPE != "auxiliary"), "one_to_many")
+    state = {_branch_name(name, first, second): name for name in renamed.state}
     dropped = _dropped(checkpoint, renamed, cfg, notes)
     if inference:
         trained_only = [key for key in state if key.startswith(f"branches.{second}.")]
@@ -102,8 +103,8 @@ def _convert_detector(
     model = _fill({key: renamed.state[name] for key, name in state.items()}, target, notes)
     origin = {key: renamed.origin[name] for key, name in state.items()}
     _check(checkpoint, base, model, origin, renamed.unknown, target)
-    if source == "cvpods" and model[f"branches.{names[0]}.bbox_pred.weight"].shape[0] == 4 * ANCHORS_A_CELL:
-        _reorder_anchors(model, f"branches.{names[0]}.", cfg.MODEL.DEFCN[names[0].upper()].ANCHORS)
+    if source == "cvpods" and model[f"branches.{first}.bbox_pred.weight"].shape[0] == 4 * ANCHORS_A_CELL:
+        _reorder_anchors(model, f"branches.{first}.", cfg.MODEL.DEFCN[key].ANCHORS)
         notes.append("anchors reordered, from scale-major as in Detectron2 to ratio-major")
     ordered = {key: model[key] for key in target}
     return Conversion(ordered, cfg, source, found.title, base, options, found.preprocessing, dropped, notes)
@@ -145,7 +146,7 @@ class _WithoutInit(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func in (Tensor.normal_, Tensor.uniform_) or func.__module__ == "torch.nn.init":
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 

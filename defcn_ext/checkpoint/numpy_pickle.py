@@ -133,6 +133,8 @@ class _DataUnpickler(pickle.Unpickler):
             **numpy_globals(),
             "collections.OrderedDict": OrderedDict,
             "_codecs.encode": _encode,
+            "__builtin__.bytes": _no_bytes,
+            "builtins.bytes": _no_bytes,
         }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -152,6 +154,11 @@ def _encode(text: str, encoding: str = "utf-8") -> bytes:
     if encoding not in LEGACY_ENCODINGS:
         raise RefusedGlobalError(f"_codecs.encode with {encoding!r}")
     return codecs.latin_1_encode(text)[0]
+
+
+def _no_bytes() -> bytes:
+    """How Python 3 writes empty bytes in old protocols."""
+    return b""
 
 
 def _text(value: Any) -> str:

@@ -21,7 +21,7 @@ from .numpy_pickle import RefusedGlobalError, load_numpy_pickle, numpy_globals, 
 ZIP = b"PK\x03\x04"
 TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number as a pickle
 WRAPPERS = ("state_dict", "model")
-GLOBAL = re.compile(r"(?:GLOBAL|global:?|class:?) `?([A-Za-z_][\w]*(?:\.[\w]+)+)")
+GLOBAL = re.compile(r"GLOBAL ([A-Za-z_][\w.]*)")  # in what torch says when it refuses
 NOT_WEIGHTS = {
     "an HTML page, perhaps of a failed download": re.compile(rb"\s*<(?:!doctype|html|head|\?xml)", re.I),
     "a pointer of git LFS, not the file itself (git lfs pull)": re.compile(rb"version https://git-lfs"),

@@ -70,8 +70,9 @@ def test_a_file_that_would_run_something_is_refused_and_does_not(tmp_path, marke
     assert not marker.exists()
     assert str(caught.value).startswith(f"{path}: refused, as it names ") and "\n" not in str(caught.value)
     assert "--trust" in str(caught.value)
-    if name in EVIL[:5]:
-        assert f" {name}, " in str(caught.value).replace("nt.system", "posix.system").replace("_io.open", "builtins.open")
+    if name in EVIL[:5]:  # old protocols have Python 2's name of a module
+        names = (name, *(name.replace("builtins.", other) for other in ("__builtin__.", "io.", "_io.", "")))
+        assert str(caught.value).split("names ")[1].split(", ")[0] in names
     # the same file does run it where it is trusted: the attack is real
     read_checkpoint(path, trust=True)
     assert marker.exists()
@@ -131,7 +132,9 @@ def test_model_zoo_pickles_of_every_protocol(tmp_path, protocol, dtype):
     read = read_checkpoint(path)
     assert read.extras["__author__"] == "someone"
     for name, value in arrays.items():
-        expected = torch.from_numpy(np.ascontiguousarray(value).astype(value.dtype.newbyteorder("="))).reshape(value.shape)
+        expected = torch.from_numpy(np.ascontiguousarray(value).astype(value.dtype.newbyteorder("="))).reshape(
+            value.shape
+        )
         assert torch.equal(read.state[name], expected) and read.state[name].dtype == expected.dtype
 
 
@@ -140,7 +143,9 @@ def test_a_pickle_of_python_2_whose_strings_are_bytes(tmp_path):
     path = tmp_path / "R-50.pkl"
     data = struct.pack("<2f", 1.5, -2.0)
     body = b"\x80\x02}U\x06conv1wcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
-    body += b"(K\x01K\x02\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    body += (
+        b"(K\x01K\x02\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    )
     body += b"\x89U\x08" + data + b"tbs."
     path.write_bytes(body)
     assert read_checkpoint(path).state["conv1w"].tolist() == [1.5, -2.0]
