@@ -21,7 +21,7 @@ END = "<!-- end of the papers' tables -->"
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a paper's table: `config` lies in configs/COCO; `opts` are KEY VALUE pairs; a figure a column."""
+    """One row of a paper's table: `config` lies in its folder; `opts` are KEY VALUE pairs; a figure a column."""
 
     label: str
     config: str
@@ -35,6 +35,7 @@ class Table:
     note: str
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
+    folder: str  # of its configs, below configs/
 
 
 def read_tables(path: Path = CONFIGS / "tables.yaml") -> list[Table]:
@@ -54,7 +55,7 @@ def read_tables(path: Path = CONFIGS / "tables.yaml") -> list[Table]:
                 raise ValueError(
                     f"{path}: {table['title']}: {row.label}: {len(row.figures)} figures for {len(columns)} columns"
                 )
-        tables.append(Table(table["title"], table.get("note", ""), columns, rows))
+        tables.append(Table(table["title"], table.get("note", ""), columns, rows, table.get("folder", "COCO")))
     return tables
 
 
@@ -65,11 +66,11 @@ def render(tables: list[Table]) -> str:
 
 def _render_table(table: Table) -> str:
     with_opts = any(row.opts for row in table.rows)
-    head = ["row", "config (`configs/COCO/`)", *(["keys"] if with_opts else []), *table.columns]
+    head = ["row", f"config (`configs/{table.folder}/`)", *(["keys"] if with_opts else []), *table.columns]
     lines = [_line(head), "|---" * len(head) + "|"]
     for row in table.rows:
         keys = [f"`{row.opts}`" if row.opts else ""] if with_opts else []
-        lines.append(_line([row.label, f"[`{row.config}`](COCO/{row.config})", *keys, *row.figures]))
+        lines.append(_line([row.label, f"[`{row.config}`]({table.folder}/{row.config})", *keys, *row.figures]))
     note = f"{table.note}\n\n" if table.note else ""
     return f"### {table.title}\n\n{note}" + "\n".join(lines)
 
