@@ -53,7 +53,7 @@ class Evaluation:
         """Reads the results of an evaluation with MODEL.DEFCN.COMPARE_NMS."""
         plain = results.get("bbox_without_nms", results["bbox"])
         with_nms = results.get("bbox_with_nms", results["bbox"])
-        return cls(iteration, float(plain["AP"]), float(with_nms["AP"]), float(plain["AP50"]))
+        return cls(iteration, float(plain["AP"]), float(with_nms["AP"]), float(plain.get("AP50", math.nan)))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from defcn_ext.tools import compare_plots, compare_report
 from defcn_ext.tools.compare import Entry
 from defcn_ext.tools.compare_jobs import Failure
 from defcn_ext.tools.compare_report import Spread, Summary, target_ap
+from defcn_ext.tools.compare_runs import Evaluation
 from tests.tools.test_compare import make_run
 
 FCOS = [
@@ -128,3 +129,10 @@ def test_duplicates_of_each_detector():
 def test_nothing_finished_still_gives_a_report(tmp_path):
     table = compare_report.write_report([Entry("lost", "x.yaml")], [], FAILURES[1:], tmp_path)
     assert "iterations to AP -" in table and (tmp_path / "ap.png").stat().st_size > 0
+
+
+def test_metrics_without_an_ap50_are_read_too():
+    crowd = {"AP": 80.0, "MR": 50.0, "recall": 90.0, "JI": 70.0}
+    read = Evaluation.from_results(7, {"bbox": crowd, "bbox_with_nms": {**crowd, "AP": 81.0}})
+    assert (read.iteration, read.ap, read.ap_with_nms) == (7, 80.0, 81.0)
+    assert math.isnan(read.ap50)
