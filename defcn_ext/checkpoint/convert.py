@@ -90,8 +90,8 @@ def _convert_detector(
     base = config or str(CONFIGS / found.config)
     cfg = load_config(base, [*_pairs(options), *opts, "MODEL.DEVICE", "cpu"])
     notes = [*found.notes, *_changed_input(base, found, config)]
-    key, *others = cfg.MODEL.DEFCN.BRANCHES
-    first = key.lower()
+    main, *others = cfg.MODEL.DEFCN.BRANCHES
+    first = main.lower()
     second = next((n.lower() for n in others if cfg.MODEL.DEFCN[n].TYPE != "auxiliary"), "one_to_many")
     state = {_branch_name(name, first, second): name for name in renamed.state}
     dropped = _dropped(checkpoint, renamed, cfg, notes)
@@ -104,7 +104,7 @@ def _convert_detector(
     origin = {key: renamed.origin[name] for key, name in state.items()}
     _check(checkpoint, base, model, origin, renamed.unknown, target)
     if source == "cvpods" and model[f"branches.{first}.bbox_pred.weight"].shape[0] == 4 * ANCHORS_A_CELL:
-        _reorder_anchors(model, f"branches.{first}.", cfg.MODEL.DEFCN[key].ANCHORS)
+        _reorder_anchors(model, f"branches.{first}.", cfg.MODEL.DEFCN[main].ANCHORS)
         notes.append("anchors reordered, from scale-major as in Detectron2 to ratio-major")
     ordered = {key: model[key] for key in target}
     return Conversion(ordered, cfg, source, found.title, base, options, found.preprocessing, dropped, notes)

@@ -68,8 +68,8 @@ def detect(path: str, source: str, renamed: Renamed, extras: Mapping[str, Any]) 
     if "first.cls_score.weight" not in state or "first.bbox_pred.weight" not in state:
         raise UserError(f"{path}: has no class scores or no boxes, so it is no detector known here")
     found = {"mmdet": _mmdet, "cvpods": _cvpods, "onenet": _onenet}[source](path, renamed, extras)
-    per_cell = max(1, state["first.bbox_pred.weight"].shape[0] // 4)
-    classes = state["first.cls_score.weight"].shape[0] // per_cell
+    per_cell = max(1, _size(state, "first.bbox_pred.weight") // 4)
+    classes = max(1, _size(state, "first.cls_score.weight") // per_cell)
     found.options |= {OPTIONS + "NUM_CLASSES": classes, **_pyramid(source, state, found.notes)}
     found.options |= {OPTIONS + "CONV_BIAS": "head.cls_subnet.0.bias" in state}
     found.options |= resnet_options(path, state, BOTTOM_UP)
@@ -117,7 +117,7 @@ def _date(state: Mapping[str, Tensor]) -> Detected:
     if "second.cls_score.weight" not in state:
         note = "the branch that only trains is not in the file"
         return Detected(f"DATE{suffix}", "Base-DATE-POTO.yaml", dict(CAFFE), filtering, [note])
-    retina = state["second.bbox_pred.weight"].shape[0] == 4 * ANCHORS_A_CELL
+    retina = _size(state, "second.bbox_pred.weight") == 4 * ANCHORS_A_CELL
     if "second.towers.cls_subnet.0.weight" in state:
         filtering |= {OPTIONS + "SHARE_TOWERS": False}
         suffix += ", own towers"
@@ -147,7 +147,7 @@ def _mmdet_fcos(state: Mapping[str, Tensor], text: str) -> Detected:
 
 def _cvpods(path: str, renamed: Renamed, extras: Mapping[str, Any]) -> Detected:
     state = renamed.state
-    if state["first.bbox_pred.weight"].shape[0] == 4 * ANCHORS_A_CELL:
+    if _size(state, "first.bbox_pred.weight") == 4 * ANCHORS_A_CELL:
         return _retinanet(state, dict(MSRA))
     if "first.max3d.conv.weight" in state or "first.filter.weight" in state:
         norm = "GN" if "first.max3d.norm.weight" in state else ""
@@ -187,11 +187,11 @@ def _crowd_candidates(found: Detected) -> dict[str, int]:
 
 
 def _pyramid(source: str, state: Mapping[str, Tensor], notes: list[str]) -> dict[str, str]:
-    weight = state.get("backbone.top_block.p6.weight")
-    if weight is None or weight.shape[1] == weight.shape[0]:
+    out_channels, in_channels = (_size(state, "backbone.top_block.p6.weight", axis) for axis in (0, 1))
+    if in_channels == out_channels:
         return {OPTIONS + "P6_FEATURE": "p5"}
     if source == "cvpods":
-        notes.append(f"P6 reads {weight.shape[1]} channels, so it comes from res5, as in DeFCN before February 2021")
+        notes.append(f"P6 reads {in_channels} channels, so it comes from res5, as in DeFCN before February 2021")
     return {OPTIONS + "P6_FEATURE": "res5"}
 
 
@@ -209,14 +209,19 @@ def resnet_options(path: str, state: Mapping[str, Tensor], prefix: str) -> dict[
     options: dict[str, Any] = {"MODEL.RESNETS.DEPTH": depth}
     if not deep:
         return {**options, "MODEL.RESNETS.RES2_OUT_CHANNELS": 64}
-    width, a_group = state[f"{prefix}res2.0.conv2.weight"].shape[:2]
-    if (width, a_group) != (64, 64):
+    width, a_group = (_size(state, f"{prefix}res2.0.conv2.weight", axis) for axis in (0, 1))
+    if width and a_group and (width, a_group) != (64, 64):
         options |= {"MODEL.RESNETS.NUM_GROUPS": width // a_group, "MODEL.RESNETS.WIDTH_PER_GROUP": a_group}
-    offsets = [state.get(f"{prefix}res{index}.0.conv2_offset.weight") for index in range(2, 6)]
-    if any(x is not None for x in offsets):
-        options["MODEL.RESNETS.DEFORM_ON_PER_STAGE"] = [x is not None for x in offsets]
-        options["MODEL.RESNETS.DEFORM_MODULATED"] = any(x is not None and x.shape[0] == 27 for x in offsets)
+    offsets = [_size(state, f"{prefix}res{index}.0.conv2_offset.weight") for index in range(2, 6)]
+    if any(offsets):
+        options["MODEL.RESNETS.DEFORM_ON_PER_STAGE"] = [channels > 0 for channels in offsets]
+        options["MODEL.RESNETS.DEFORM_MODULATED"] = 27 in offsets
     return options
+
+
+def _size(state: Mapping[str, Tensor], key: str, axis: int = 0) -> int:
+    """0 where the entry is missing, or has no such axis: what is wrong with it is told when all are compared."""
+    return state[key].shape[axis] if key in state and state[key].dim() > axis else 0
 
 
 def _blocks(state: Mapping[str, Tensor], prefix: str) -> int:

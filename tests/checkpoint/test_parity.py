@@ -98,7 +98,8 @@ def test_date_with_3dmf_is_defcns_model():
     drawn = {}
     for x in date:
         if x.theirs.startswith("bbox_head."):
-            drawn[x.ours] = theirs[x.theirs] = torch.randn(x.shape, generator=generator) * 0.05 + ("gn.w" in x.theirs)
+            drawn[x.ours] = theirs[x.theirs] = torch.randn(x.shape, generator=generator) * 0.05
+            drawn[x.ours] += x.theirs.endswith(("gn.weight", ".scale"))
     cvpods = layouts.weights(defcn)
     for x in defcn:
         if x.theirs.startswith("head."):
