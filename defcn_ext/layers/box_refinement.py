@@ -57,8 +57,9 @@ class BoxRefinement(nn.Module):
         offset = offset.permute(0, 2, 3, 1).flatten(1, 2).unflatten(-1, (4, 2)).flip(-1)  # (N, H W, side, xy)
         where = boundary_points(boxes, xy) + offset * stride
         maps = boxes.transpose(1, 2).reshape(-1, 1, height, width)  # one map a side
-        size = torch.tensor([width * stride, height * stride], dtype=torch.float32, device=boxes.device)
-        grid = (2 * where / size - 1).transpose(1, 2).reshape(-1, height, width, 2)
+        # each axis by a number: a tensor of both would have to be copied to the device, which waits for it
+        grid = torch.stack([where[..., 0] / (width * stride), where[..., 1] / (height * stride)], dim=-1) * 2 - 1
+        grid = grid.transpose(1, 2).reshape(-1, height, width, 2)
         side = F.grid_sample(maps, grid, mode="bilinear", padding_mode=self.padding, align_corners=False)
         side = side.view(boxes.shape[0], 4, -1).transpose(1, 2)
         return torch.cat([torch.minimum(side[..., :2], xy), torch.maximum(side[..., 2:], xy)], dim=-1)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from defcn_ext.layers import BoxRefinement
 from defcn_ext.structures import Points
@@ -159,6 +160,26 @@ def test_it_can_be_exported():
     names = {str(n.target) for n in exported.graph.nodes if n.op == "call_function"}
     assert all(n.startswith(("aten.", "<built-in", "_operator")) for n in names), names
     torch.testing.assert_close(exported.module()(feature, boxes), model(feature, boxes))
+
+
+def test_nothing_is_copied_from_the_host():
+    """A tensor made from numbers on a GPU waits for it, once a level."""
+
+    class Made(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.count += function is torch.ops.aten.lift_fresh.default
+            return function(*args, **(kwargs or {}))
+
+    layer, points = BoxRefinement(3), Points.from_sizes([(4, 5), (2, 3)], [8, 16])
+    features = [torch.randn(1, 3, h, w) for h, w in points.sizes]
+    boxes = torch.rand(1, len(points), 4)
+    with Made() as made:
+        layer(features, points, boxes)
+        assert made.count == 0
+        torch.tensor([1.0])
+        assert made.count == 1
 
 
 def test_unknown_padding():
