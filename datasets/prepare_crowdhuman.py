@@ -113,7 +113,7 @@ def convert(root: str | os.PathLike, split: str) -> bool:
     Raises:
         FileNotFoundError: annotations or images are missing; says what to put where.
         ValueError: nothing in the annotations can be used, or no image can be read.
-        OSError: the json cannot be written.
+        OSError: the images are not there, or the json cannot be written.
     """
     root = Path(root)
     odgt, path = root / f"annotation_{split}.odgt", root / f"{split}.json"

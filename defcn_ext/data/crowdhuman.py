@@ -10,6 +10,7 @@ from pathlib import Path
 from defcn_ext.data.crowdhuman_sizes import Progress, image_path, image_sizes
 from defcn_ext.data.dirt import Dirt
 from defcn_ext.data.headers import Header
+from defcn_ext.data.mapper import UnreadableImageError
 from defcn_ext.evaluation.crowdhuman_files import AnnotationLine, BadLine, Box, PersonBox, read_annotations
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
@@ -85,7 +86,8 @@ def read_crowdhuman(
     A size that the annotations hold is taken; the official ones hold none, so it is read from the files: `image_sizes`.
 
     Raises:
-        FileNotFoundError: a file or folder is missing, or none of the images are there.
+        FileNotFoundError: a file or folder is missing.
+        UnreadableImageError: none of the images are there.
         ValueError: no line of the annotations can be used.
     """
     check_files(odgt, image_root)
@@ -99,7 +101,7 @@ def read_crowdhuman(
         reason = f"of {len(bad)} the first: {where(bad[0])}" if bad else "it is empty"
         raise ValueError(f"{odgt}: no line can be used; {reason}")
     if not any(os.path.isfile(image_path(image_root, line.id)) for line in lines[:LOOKED_AT]):
-        raise FileNotFoundError(
+        raise UnreadableImageError(
             f"{image_root}: holds none of the first images of {odgt}, such as {lines[0].id}.jpg; the images of all "
             f"archives of {SITE} lie in this one folder"
         )
@@ -135,7 +137,7 @@ def load_crowdhuman(odgt: str, image_root: str, expected: int | None = None) -> 
         expected: number of images, if known; another one gives a warning.
 
     Raises:
-        FileNotFoundError, ValueError: as `read_crowdhuman`.
+        FileNotFoundError, UnreadableImageError, ValueError: as `read_crowdhuman`.
     """
     content = read_crowdhuman(odgt, image_root)
     content.flaws().log(odgt)

@@ -89,7 +89,7 @@ def _flat_keys(node: CfgNode, prefix: str = "") -> list[str]:
 
 
 def _suggest(word: str, known: list[str]) -> str:
-    """"; did you mean ...?", or nothing where nothing is near."""
+    """ "; did you mean ...?", or nothing where nothing is near."""
     misplaced = [k for k in known if "." in k and k.rpartition(".")[2] == word.rpartition(".")[2]]
     near = misplaced[:3] or difflib.get_close_matches(word, known, n=3)
     return f"; did you mean {' or '.join(near)}?" if near else ""
@@ -179,7 +179,7 @@ def _check_datasets(cfg: CfgNode, eval_only: bool) -> None:
 
 def _check_files(key: str, name: str) -> None:
     metadata = MetadataCatalog.get(name)
-    for path in (metadata.get("json_file"), metadata.get("image_root")):
+    for path in map(metadata.get, ("json_file", "odgt_file", "image_root")):
         if path and not PathManager.exists(path):
             root = os.path.abspath(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")))
             raise FileNotFoundError(

@@ -18,6 +18,7 @@ from defcn_ext.data.crowdhuman import box_flaw, load_crowdhuman, read_crowdhuman
 from defcn_ext.data.crowdhuman_sizes import image_sizes
 from defcn_ext.data.loaders import build_test_loader, train_dicts
 from defcn_ext.data.mapper import RobustMapper, UnreadableImageError
+from defcn_ext.engine import preflight
 from defcn_ext.evaluation.crowdhuman import crowdhuman_truth
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -133,6 +134,16 @@ def test_the_projects_own_sets_are_registered_lazily(tmp_path):
 # What is missing
 
 
+def test_a_missing_odgt_is_named_before_a_run(registered, crowd):
+    name = registered("crowd_without_odgt", TWO)
+    os.unlink(MetadataCatalog.get(name).odgt_file)
+    cfg = config("DATASETS.TRAIN", (name,), "DATASETS.TEST", ())
+    with pytest.raises(
+        FileNotFoundError, match=r"DATASETS.TRAIN: crowd_without_odgt: .*annotation_val.odgt does not exist"
+    ):
+        preflight._check_datasets(cfg, eval_only=False)
+
+
 def test_missing_files_say_where_to_put_them(tmp_path):
     root = tmp_path / "CrowdHuman"
     root.mkdir()
@@ -147,7 +158,7 @@ def test_missing_files_say_where_to_put_them(tmp_path):
         read_crowdhuman(odgt, images)
     images.mkdir()
     odgt.write_text('{"ID": "1,a", "gtboxes": []}')
-    with pytest.raises(FileNotFoundError, match=r"holds none of the first images.*1,a\.jpg.*this one folder"):
+    with pytest.raises(UnreadableImageError, match=r"holds none of the first images.*1,a\.jpg.*this one folder"):
         read_crowdhuman(odgt, images)
 
 
@@ -346,3 +357,23 @@ def test_any_file_gives_records_or_says_what_is_wrong(tmp_path_factory, raw, cut
         assert os.path.dirname(record["file_name"]) == str(folder)
         for annotation in record["annotations"]:
             assert annotation["iscrowd"] in (0, 1) and all(abs(v) <= 1e9 for v in annotation["bbox"])
+
+
+@given(cut=st.integers(0, 300), flip=st.integers(0, 255), more=st.binary(max_size=8))
+@settings(deadline=None, max_examples=100)
+def test_a_damaged_cache_is_read_anew_or_holds_sizes(tmp_path_factory, cut, flip, more):
+    folder = tmp_path_factory.mktemp("cache", numbered=True)
+    Image.new("RGB", (60, 40)).save(folder / "good.jpg")
+    (folder / "a.odgt").write_text("{}")
+    image_sizes(folder / "a.odgt", folder, ["good"])
+    cache = folder / "a.sizes.json"
+    content = bytearray(cache.read_bytes())
+    content[cut % len(content) : cut % len(content) + 1] = bytes([flip]) + more
+    cache.write_bytes(content)
+    sizes = image_sizes(folder / "a.odgt", folder, ["good"])
+    assert list(sizes) == ["good"] and all(type(side) is int and side > 0 for side in sizes["good"])
+    try:
+        unchanged = json.loads(content)["sizes"]["good"] == list(sizes["good"])  # another number, as good as any
+    except (ValueError, KeyError, TypeError):
+        unchanged = False
+    assert unchanged or sizes["good"] == (40, 60)
