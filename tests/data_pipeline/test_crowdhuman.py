@@ -337,7 +337,7 @@ RAW = st.binary(max_size=20) | LINES.map(lambda line: json.dumps(line).encode())
 
 
 @given(raw=st.lists(RAW, max_size=6), cut=st.integers(0, 400), flip=st.integers(0, 255))
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_file_gives_records_or_says_what_is_wrong(tmp_path_factory, raw, cut, flip):
     """Damaged lines between two good ones, with one byte of it all changed."""
     folder = tmp_path_factory.mktemp("fuzz", numbered=True)
@@ -360,7 +360,7 @@ def test_any_file_gives_records_or_says_what_is_wrong(tmp_path_factory, raw, cut
 
 
 @given(cut=st.integers(0, 300), flip=st.integers(0, 255), more=st.binary(max_size=8))
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=60)
 def test_a_damaged_cache_is_read_anew_or_holds_sizes(tmp_path_factory, cut, flip, more):
     folder = tmp_path_factory.mktemp("cache", numbered=True)
     Image.new("RGB", (60, 40)).save(folder / "good.jpg")
