@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d
 
-from defcn_ext.layers import Scale
-from detectron2.layers import get_norm
+from defcn_ext.layers import Scale, build_norm
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class SharedHead(nn.Module):
         deform: whether the last conv of each tower is deformable (DW's DCN models).
 
     Raises:
-        ValueError: `deform` without a conv.
+        ValueError: a negative number of convs, `deform` without a conv, or an unknown norm.
     """
 
     def __init__(
@@ -56,6 +55,8 @@ class SharedHead(nn.Module):
         deform: bool = False,
     ):
         super().__init__()
+        if num_convs < 0:
+            raise ValueError(f"MODEL.DEFCN.NUM_CONVS: must not be negative, got {num_convs}")
         if deform and num_convs == 0:
             raise ValueError("MODEL.DEFCN.DEFORM_TOWERS: the towers have no conv; set NUM_CONVS above 0")
         self.cls_subnet = _tower(in_channels, num_convs, norm, conv_bias, deform)
@@ -77,7 +78,7 @@ def _tower(channels: int, num_convs: int, norm: str, bias: bool, deform: bool) -
         last = index == num_convs - 1
         layers.append(DeformConv3x3(channels, bias=bias) if deform and last else conv3x3(channels, channels, bias=bias))
         if norm:
-            layers.append(get_norm(norm, channels))
+            layers.append(build_norm(norm, channels, "MODEL.DEFCN.NORM"))
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
 

@@ -32,7 +32,7 @@ class Inference:
         peak_filter: before all else only the peaks of the final scores stay, those with centerness; None to keep all.
 
     Raises:
-        ValueError: `nms_range` is even or negative.
+        ValueError: `nms_range` is even or negative, or a threshold or a number of detections makes no sense.
     """
 
     score_thresh: float
@@ -44,6 +44,14 @@ class Inference:
     peak_filter: PeakFilter | None = None
 
     def __post_init__(self):
+        if self.score_thresh > 1:
+            raise ValueError(f"MODEL.DEFCN.SCORE_THRESH_TEST must not be above 1, got {self.score_thresh}")
+        if not 0 <= self.nms_thresh <= 1:
+            raise ValueError(f"MODEL.DEFCN.NMS_THRESH_TEST must lie in [0, 1], got {self.nms_thresh}")
+        if self.topk_per_level < 1:
+            raise ValueError(f"MODEL.DEFCN.TOPK_CANDIDATES_TEST must be at least 1, got {self.topk_per_level}")
+        if self.detections_per_image < 1:
+            raise ValueError(f"TEST.DETECTIONS_PER_IMAGE must be at least 1, got {self.detections_per_image}")
         if self.nms_range < 0 or (self.nms_range and self.nms_range % 2 == 0):
             raise ValueError(f"MODEL.DEFCN.NMS_RANGE must be odd, or 0 for no limit, got {self.nms_range}")
 

@@ -268,6 +268,9 @@ def _common_channels(shapes: dict[str, ShapeSpec], names: list[str]) -> int:
     missing = [name for name in names if name not in shapes]
     if missing:
         raise ValueError(f"MODEL.DEFCN.IN_FEATURES: the backbone has no {missing[0]!r}; it has {', '.join(shapes)}")
+    strides = [shapes[name].stride for name in names]
+    if not names or strides != sorted(set(strides)):
+        raise ValueError(f"MODEL.DEFCN.IN_FEATURES: list levels, the finest first and none twice, got {list(names)}")
     channels = {shapes[name].channels for name in names}
     if len(channels) != 1:
         raise ValueError(f"MODEL.DEFCN.IN_FEATURES: the levels need equal channels, got {sorted(channels)}")

@@ -60,9 +60,10 @@ def assert_equal(model, losses, mean, grads):
         assert error <= 1e-3 * parameter.grad.abs().max() + 1e-7, key
 
 
-@pytest.mark.parametrize(
-    "name", ["poto_3dmf_aux", *(pytest.param(x, marks=pytest.mark.slow) for x in ("fcos_centerness", "date_f"))]
-)
+SLOW = ("fcos_centerness", "date_f", "o2f", "dw_refine")
+
+
+@pytest.mark.parametrize("name", ["poto_3dmf_aux", *(pytest.param(x, marks=pytest.mark.slow) for x in SLOW)])
 def test_losses_and_gradients_equal_those_of_the_joint_batch(name, tmp_path, monkeypatch):
     mean, grads = two_processes(name, tmp_path, monkeypatch)
     model = build(name)

@@ -5,8 +5,7 @@ import torch
 
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from tests.tiny import ONE, image_with, tiny_cfg
-from tests.weighted_examples import O2F
+from tests.tiny import O2F, ONE, image_with, tiny_cfg
 
 IMAGES = [image_with([[8, 8, 70, 80], [30, 20, 120, 90]], [0, 2])]
 

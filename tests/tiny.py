@@ -43,6 +43,16 @@ DATE_RETINANET = (
 )
 DATE = (*ONENET, *BOTH, ONE + "RULE", "POTO(alpha=0.8, prior=center, radius=1.5, invalid=0)")
 DATE_F, DATE_R = (*DATE, *DATE_FCOS), (*DATE, *DATE_RETINANET)
+O2F = (
+    *(ONE + "TYPE", "weighted", ONE + "RULE", "O2F", ONE + "BOX_WEIGHT", 2.0),
+    *(ONE + "QUALITY.ENABLED", True, ONE + "QUALITY.CONVS", 3),
+)
+DW = (
+    *("MODEL.DEFCN.BRANCHES", ["ONE_TO_MANY"], "MODEL.DEFCN.NMS", True, "MODEL.DEFCN.PRIOR_PROB", 0.02),
+    *(MANY + "TYPE", "dual", MANY + "RULE", "DW", MANY + "CLS_WEIGHT", 0.25, MANY + "BOX_WEIGHT", 1.25),
+    *(MANY + "BOX_BIAS", 4.0, MANY + "QUALITY.ENABLED", True, MANY + "QUALITY.CONVS", 0),
+)
+DW_REFINE = (*DW, MANY + "REFINE.ENABLED", True)
 
 ALL = {
     "fcos": ("MODEL.DEFCN.BRANCHES", ["ONE_TO_MANY"], "MODEL.DEFCN.NMS", True),
@@ -65,6 +75,8 @@ ALL = {
     "anchor": (*(ONE + "RULE", "Anchor(scale=4)", ONE + "BOX_FORM", "delta", "MODEL.DEFCN.LEVEL_SCALES", False),),
     "center": (ONE + "RULE", "Center"),
     "foreground_loss": (ONE + "RULE", "ForegroundLoss"),
+    "o2f": O2F,
+    "dw_refine": DW_REFINE,
 }
 
 

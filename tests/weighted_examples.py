@@ -7,17 +7,6 @@ import torch
 
 from defcn_ext.structures import DensePredictions, Objects, Pairs, Points
 from tests.reference import dense_giou, dense_iou, dense_prior
-from tests.tiny import MANY, ONE
-
-O2F = (
-    *(ONE + "TYPE", "weighted", ONE + "RULE", "O2F", ONE + "BOX_WEIGHT", 2.0),
-    *(ONE + "QUALITY.ENABLED", True, ONE + "QUALITY.CONVS", 3),
-)
-DW = (
-    *("MODEL.DEFCN.BRANCHES", ["ONE_TO_MANY"], "MODEL.DEFCN.NMS", True, "MODEL.DEFCN.PRIOR_PROB", 0.02),
-    *(MANY + "TYPE", "dual", MANY + "RULE", "DW", MANY + "CLS_WEIGHT", 0.25, MANY + "BOX_WEIGHT", 1.25),
-    *(MANY + "BOX_BIAS", 4.0, MANY + "QUALITY.ENABLED", True, MANY + "QUALITY.CONVS", 0),
-)
 
 
 @dataclass

@@ -25,8 +25,9 @@ def build_branches(cfg: CfgNode, in_channels: int) -> dict[str, Branch]:
     With `MODEL.DEFCN.INFERENCE_ONLY` only the one that predicts is built.
 
     Raises:
-        ValueError: a branch or an option is unknown, listed twice, or the first branch cannot predict.
+        ValueError: a branch or an option is unknown, out of range or listed twice, or the first branch cannot predict.
     """
+    _check_numbers(cfg)
     _import_modules(cfg.MODEL.DEFCN.IMPORTS)
     names, known = list(cfg.MODEL.DEFCN.BRANCHES), known_branches(cfg)
     for name in names:
@@ -46,6 +47,14 @@ def build_branches(cfg: CfgNode, in_channels: int) -> dict[str, Branch]:
             f"MODEL.DEFCN.BRANCHES: an auxiliary loss wants one point a cell, and {names[0]} has {count}; leave it out"
         )
     return branches
+
+
+def _check_numbers(cfg: CfgNode) -> None:
+    num_classes, prior_prob = cfg.MODEL.DEFCN.NUM_CLASSES, cfg.MODEL.DEFCN.PRIOR_PROB
+    if num_classes < 1:
+        raise ValueError(f"MODEL.DEFCN.NUM_CLASSES: must be at least 1, got {num_classes}")
+    if not 0 < prior_prob < 1:
+        raise ValueError(f"MODEL.DEFCN.PRIOR_PROB: must lie between 0 and 1, got {prior_prob}")
 
 
 def _needed_at_inference(cfg: CfgNode, names: list[str]) -> list[str]:

@@ -112,6 +112,8 @@ class DualWeightingBranch(PointBranch):
 
     def __init__(self, *, neg_weight: float = 1.0, neg_gamma: float = 2.0, detach_negative: bool = False, **options):
         _check_losses(options)
+        if neg_gamma < 0:
+            raise ValueError(f"NEG_GAMMA: must not be negative, got {neg_gamma}")
         super().__init__(**options)
         self.neg_weight, self.neg_gamma, self.detach_negative = neg_weight, neg_gamma, detach_negative
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectron2.layers import get_norm
+from .norm import build_norm
 
 
 def max_over_neighbours(features: Sequence[Tensor], tau: int, kernel: int) -> list[Tensor]:
@@ -51,7 +51,7 @@ class MaxFiltering(nn.Module):
         norm: a name that `detectron2.layers.get_norm` knows; "" for none.
 
     Raises:
-        ValueError: `tau` is odd or negative, `kernel` even or below 1.
+        ValueError: `tau` is odd or negative, `kernel` even or below 1, or `norm` unknown.
     """
 
     def __init__(self, channels: int, tau: int = 2, kernel: int = 3, norm: str = "GN"):
@@ -62,7 +62,7 @@ class MaxFiltering(nn.Module):
             raise ValueError(f"MaxFiltering: kernel must be odd and positive, got {kernel}")
         self.tau, self.kernel = tau, kernel
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm = get_norm(norm, channels)
+        self.norm = build_norm(norm, channels, "MaxFiltering: norm")
         nn.init.normal_(self.conv.weight, std=0.01)
         nn.init.zeros_(self.conv.bias)
 

@@ -11,8 +11,8 @@ from defcn_ext.branches.weighted import soft_label
 from defcn_ext.head import HeadFeatures
 from defcn_ext.structures import Pairs, Points
 from detectron2.modeling import build_model
-from tests.tiny import BOTH, MANY, ONE, image_with, tiny_cfg
-from tests.weighted_examples import DW, O2F, O2F_POINTS, dw_example, o2f_conflict, o2f_example, with_listed
+from tests.tiny import BOTH, DW, MANY, O2F, ONE, image_with, tiny_cfg
+from tests.weighted_examples import O2F_POINTS, dw_example, o2f_conflict, o2f_example, with_listed
 
 PAPER_DW = (MANY + "RULE", "DW(form=paper)", MANY + "DETACH_NEGATIVE", True)
 
