@@ -7,6 +7,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def product_logit(a: Tensor, b: Tensor) -> Tensor:
@@ -18,24 +19,47 @@ def product_logit(a: Tensor, b: Tensor) -> Tensor:
     Args:
         a, b: logits of any shapes that broadcast.
     """
-    return -torch.logaddexp(-a, F.softplus(-a) - b)
+    return _ProductLogit.apply(a, b)
+
+
+class _ProductLogit(torch.autograd.Function):
+    """`product_logit` with its closed-form gradient, in half the passes over the map that autograd takes."""
+
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor) -> Tensor:
+        z = torch.logaddexp(-a, F.softplus(-a) - b).neg_()
+        ctx.save_for_backward(a, b, z)
+        return z
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        a, b, z = ctx.saved_tensors
+
+        def pulled(x: Tensor) -> Tensor:
+            # e^-x (D + 1) / (D (1 + e^-x)), where D = e^-z; z <= x, so that nothing overflows
+            slope = torch.addcmul((-x).sigmoid(), (z - x).exp_(), x.sigmoid())
+            return slope.mul_(grad).sum_to_size(x.shape)
+
+        return tuple(pulled(x) if needed else None for x, needed in zip((a, b), ctx.needs_input_grad))
 
 
 class _BackgroundFocalSum(torch.autograd.Function):
-    """Sum of `sigma(z)^gamma softplus(z)` with its closed-form gradient: keeps one tensor instead of six."""
+    """Sum of `sigma(z)^gamma softplus(z)`; its gradient is computed with it, and is the one tensor that is kept."""
 
     @staticmethod
     def forward(ctx, z: Tensor, gamma: float) -> Tensor:
-        ctx.save_for_backward(z)
-        ctx.gamma = gamma
-        return (z.sigmoid().pow_(gamma) * F.softplus(z)).sum()
+        p, cost = z.sigmoid(), F.softplus(z)
+        modulation = p.pow(gamma)
+        if ctx.needs_input_grad[0]:
+            ctx.save_for_backward(torch.addcmul(p, 1 - p, cost, value=gamma).mul_(modulation))
+        return modulation.mul_(cost).sum()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        (z,) = ctx.saved_tensors
-        p = z.sigmoid()
-        slope = ctx.gamma * (1 - p) * F.softplus(z) + p
-        return slope.mul_(p.pow_(ctx.gamma)).mul_(grad), None
+        (slope,) = ctx.saved_tensors
+        return slope * grad, None
 
 
 def background_focal_sum(logits: Tensor, gamma: float = 2.0) -> Tensor:

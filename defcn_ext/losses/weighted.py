@@ -36,10 +36,10 @@ def weighted_loss_sum(
         A scalar, float32.
     """
     logits = _counted(logits, ignored)
-    z = logits[rows, classes]
-    of_pairs = (positive * F.softplus(-z) + negative * F.softplus(z)).sum()
-    entries = (rows * logits.shape[1] + classes).unique()
+    entries, pair = (rows * logits.shape[1] + classes).unique(return_inverse=True)
     paired = logits.flatten()[entries]
+    z = paired[pair]
+    of_pairs = (positive * F.softplus(-z) + negative * F.softplus(z)).sum()
     others = background_focal_sum(logits, gamma) - (paired.sigmoid() ** gamma * F.softplus(paired)).sum()
     return of_pairs + background * others
 
@@ -74,10 +74,10 @@ def dual_losses(
         of `1 - P`: scalars, float32.
     """
     logits = _counted(logits, ignored)
-    of_positives = (positive * F.softplus(-logits[rows, classes])).sum()
     entries, pair = (rows * logits.shape[1] + classes).unique(return_inverse=True)
     spared = 1 - negative.new_ones(len(entries)).scatter_reduce(0, pair, negative, "amin")
     z = logits.flatten()[entries]
+    of_positives = (positive * F.softplus(-z[pair])).sum()
     if detach_importance:
         everywhere = (logits.detach().sigmoid() ** gamma * F.softplus(logits)).sum()
         score = z.detach().sigmoid()

@@ -115,6 +115,26 @@ def test_product_logit_in_double_is_the_logit_of_the_product():
     assert torch.autograd.gradcheck(product_logit, (a[:5].requires_grad_(), b[:5].requires_grad_()))
 
 
+def test_product_logit_has_the_gradient_of_its_formula_however_large_the_logits():
+    """dz/da = e^-a (1 + e^-b) / (e^-a + e^-b + e^-(a+b)), here in float64; one b for four a."""
+    a = torch.tensor([[-200.0, -30.0, 0.5, 150.0], [-3.0, 9.0, 40.0, 95.0], [0.0, 85.0, 90.0, 160.0]])
+    b = torch.tensor([[2.0], [-60.0], [90.0]])
+    a.requires_grad_(), b.requires_grad_()
+    upstream = torch.tensor([1.0, -2.0, 3.0, 0.5])
+    of_a, of_b = torch.autograd.grad(product_logit(a, b), (a, b), upstream.expand(3, 4))
+    x, y = torch.exp(-a.detach().double()), torch.exp(-b.detach().double())
+    total = x + y + x * y
+    torch.testing.assert_close(of_a, (upstream * x * (1 + y) / total).float(), rtol=1e-4, atol=1e-37)
+    torch.testing.assert_close(of_b, (upstream * y * (1 + x) / total).sum(1, keepdim=True).float(), rtol=1e-4, atol=0)
+
+
+def test_product_logit_of_one_operand_that_learns():
+    a, b = torch.tensor([1.0, -2.0], requires_grad=True), torch.tensor([0.5])
+    (grad,) = torch.autograd.grad(product_logit(a, b).sum(), a)
+    z = product_logit(a, b).detach()
+    torch.testing.assert_close(grad, a.detach().neg().sigmoid() / z.neg().sigmoid())
+
+
 def test_saturated_logits_keep_their_gradient():
     """A product of 8e-53 rounds to 0 in float32; its logit is -120 and pulls with full force."""
     a = torch.full((1, 1), -60.0, requires_grad=True)
