@@ -57,7 +57,8 @@ class Rule:
             image_sizes: (N, 2) height and width of each image without padding; without it, the extent of the points.
 
         Returns:
-            the pairs that count. Points of image n are `n R ... (n + 1) R - 1`. No point stands for two objects.
+            the pairs that count. Points of image n are `n R ... (n + 1) R - 1`. No point stands for two objects,
+            unless the selection is `every` (DW), which pairs a point with all the objects it is a candidate of.
 
         Raises:
             ValueError: shapes disagree.

@@ -1,7 +1,7 @@
 """Step three: which of the candidates count.
 
 A selection step takes the scene, the candidates ordered by object, and their quality (P,), and returns the pairs that
-stay. After it, no point serves two objects.
+stay. After it, no point serves two objects; `every` (DW) is the exception.
 """
 
 from __future__ import annotations
