@@ -82,7 +82,7 @@ def _point_branch(rule: str, box_weight: float) -> CN:
     # Label assignment: NAME(option=value, ...); `defcn_ext.assignment.rules()` lists the names.
     node.RULE = rule
     # Weights of the focal loss, of the box loss, and of the L1 loss of (cx, cy, w, h) as shares of the image (DATE,
-    # OneNet). LOSS_WEIGHT multiplies all of the branch (DATE's lambda).
+    # OneNet). LOSS_WEIGHT multiplies all of the branch (DATE's lambda). For "dual", CLS_WEIGHT is of the positive loss.
     node.CLS_WEIGHT = 1.0
     node.BOX_WEIGHT = box_weight
     node.L1_WEIGHT = 0.0

@@ -69,7 +69,7 @@ def dw(
     """Dual weighting: every point inside the box is a positive and a negative to a degree of its own (CVPR 2022).
 
     Args:
-        mu: exponent of the positive weight.
+        mu: exponent of the positive weight; released, that in its divisor is 3/5 of it, 3 for the released 5.
         beta: exponent of the IoU in the consistency.
         g1: exponent of the IoU in the negative weight.
         bag: candidates: "soft", all of the box, with a soft center prior; "threshold", those within `size` strides of
