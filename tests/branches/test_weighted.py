@@ -7,6 +7,7 @@ import torch
 
 from defcn_ext.branches import build_branches
 from defcn_ext.branches import weighted as module
+from defcn_ext.branches.point import centerness_target
 from defcn_ext.branches.weighted import soft_label
 from defcn_ext.head import HeadFeatures
 from defcn_ext.structures import Pairs, Points
@@ -86,12 +87,19 @@ def test_o2f_conflict(classes):
 
 
 def test_box_weights_are_divided_by_their_sum_however_small():
-    """40-o2f section 6.2: at least 1e-6. One positive near a corner of its object has a centerness of 1 / 15."""
+    """40-o2f section 6.2: at least 1e-6. One positive near a corner of its object has a centerness of 1 / 15.
+
+    The point (4, 4) is 2 pixels from the left and the top of its object, and 30 from the other sides; a floor of 1
+    would leave a fifteenth of its box loss, 2 * 0.5.
+    """
     example = o2f_example()
     example.points = Points.from_sizes([(1, 1)], [8])
     example.scores, example.boxes = torch.full((1, 2), 0.5), torch.tensor([[2.0, 2, 18, 34]])
     example.gt_boxes = torch.tensor([[2.0, 2.0, 34.0, 34.0]])
     opts = (ONE + "RULE", "O2F(radius=3.0)")
+    zero = torch.tensor([0])
+    weight = centerness_target(example.points, example.objects(), Pairs(zero, zero))
+    assert weight.tolist() == pytest.approx([1 / 15])
     for weights, box in [("centerness", 2 * 0.5), ("", 2 * 0.5), ("label", 2 * 0.5)]:
         _, losses = losses_of(build(*O2F, *opts, ONE + "BOX_WEIGHTS", weights), example)
         assert losses["box"].item() == pytest.approx(box, abs=1e-5)
