@@ -4,6 +4,7 @@ python -m defcn_ext.tools.benchmark matching          exact matching: full matri
 python -m defcn_ext.tools.benchmark max_filtering     3D Max Filtering: 3D pooling against 2D pooling
 python -m defcn_ext.tools.benchmark crowdhuman        CrowdHuman's metrics at the size of its validation set
 python -m defcn_ext.tools.benchmark assignment        every rule: its obvious dense form against it, time and memory
+python -m defcn_ext.tools.benchmark assignment --with-loss    with the losses and their gradients to the predictions
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from defcn_ext.structures import Points
 
 from .benchmark_assignment import benchmark_assignment
 from .benchmark_crowdhuman import benchmark_crowdhuman
+from .benchmark_losses import benchmark_losses
 from .benchmark_scenes import SIZES, crowded_image, seconds
 
 
@@ -121,6 +123,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of both routes")
     parser.add_argument("--rules", nargs="+", default=[], help="assignment: rules as in yaml; default: all")
     parser.add_argument("--batch", type=int, default=2, help="assignment: images a batch")
+    parser.add_argument("--with-loss", action="store_true", help="assignment: and the losses with their gradients")
     parser.add_argument("--device", default="cpu", help="assignment: cpu or cuda")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -130,7 +133,8 @@ def main() -> None:
     if args.what == "assignment":
         print(f"{args.batch} images of 800 x 1216, {args.classes} classes, {args.threads} thread(s), {args.device}")
         counts = args.objects or [20, 100, 500]
-        print(benchmark_assignment(args.rules, counts, args.batch, args.classes, args.repeats, args.device))
+        benchmark = benchmark_losses if args.with_loss else benchmark_assignment
+        print(benchmark(args.rules, counts, args.batch, args.classes, args.repeats, args.device))
         return
     subject = "POTO" if args.what == "matching" else f"3D Max Filtering of {args.channels} channels"
     print(f"{subject} on one 800 x 1216 image, {args.threads} thread(s), median of {args.repeats} runs", flush=True)

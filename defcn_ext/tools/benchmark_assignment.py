@@ -192,6 +192,13 @@ def peak_memory(run: Callable[[], object], device: str) -> float:
     return memory.peak / MIB
 
 
+def median(run: Callable[[], object], repeats: int, device: str) -> float:
+    """Median seconds of a call: CPU time on the CPU, of this process alone, so that others count less; else wall."""
+    if device == "cpu":
+        return seconds(run, repeats, time.process_time)
+    return seconds(lambda: (run(), torch.cuda.synchronize()), repeats)
+
+
 def benchmark_assignment(
     names: list[str], counts: list[int], images: int, classes: int, repeats: int, device: str
 ) -> str:
@@ -220,17 +227,10 @@ def benchmark_assignment(
 
 
 def _cells(name: str, batch: Batch, repeats: int) -> str:
-    device = batch.boxes.device.type
-
-    def median(run: Callable[[], object], repeats: int) -> float:
-        if device == "cpu":
-            return seconds(run, repeats, time.process_time)  # of this process alone: others on the machine count less
-        return seconds(lambda: (run(), torch.cuda.synchronize()), repeats)
-
-    rule = build_rule(name)
-    here, memory = median(lambda: rule(*batch), 3 * repeats), peak_memory(lambda: rule(*batch), device)
+    device, rule = batch.boxes.device.type, build_rule(name)
+    here, memory = median(lambda: rule(*batch), 3 * repeats, device), peak_memory(lambda: rule(*batch), device)
     if name not in DENSE:
         return f"- | - | {1e3 * here:.1f} | {memory:.1f} | - |"
-    dense = median(lambda: run_dense(name, batch), repeats)
+    dense = median(lambda: run_dense(name, batch), repeats, device)
     dense_memory = peak_memory(lambda: run_dense(name, batch), device)
     return f"{1e3 * dense:.0f} | {dense_memory:.0f} | {1e3 * here:.1f} | {memory:.1f} | {dense / here:.0f}x |"
