@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from defcn_ext.branches import Branch, build_branches, build_towers
+from defcn_ext.head import HeadFeatures
 from defcn_ext.inference import Inference
 from defcn_ext.peak_filter import PeakFilter
 from defcn_ext.structures import DensePredictions, Objects, Pairs, Points
@@ -160,7 +161,7 @@ class DeFCN(nn.Module):
         constraints = self.backbone.padding_constraints
         return ImageList.from_tensors(images, self.backbone.size_divisibility, padding_constraints=constraints)
 
-    def extract(self, images: Tensor) -> tuple[Points, Any]:
+    def extract(self, images: Tensor) -> tuple[Points, HeadFeatures]:
         """From normalised images (N, C, H, W) to the points and the features of the towers."""
         pyramid = self.backbone(images)
         features = [pyramid[name] for name in self.in_features]
@@ -170,7 +171,7 @@ class DeFCN(nn.Module):
                 self._points = Points.from_sizes(sizes, self.strides, device=images.device)
         return self._points, self.head(features)
 
-    def predict(self, points: Points, features: Any, name: str) -> DensePredictions:
+    def predict(self, points: Points, features: HeadFeatures, name: str) -> DensePredictions:
         """What one branch says at every point."""
         branch = self.branches[name]
         first = next(iter(self.branches.values()))(points, features) if branch.reads_first else None
@@ -193,7 +194,7 @@ class DeFCN(nn.Module):
                 )
         return Objects.from_instances([x["instances"].to(self.device) for x in batched_inputs])
 
-    def forward_training(self, points: Points, features: Any, objects: Objects) -> dict[str, Tensor]:
+    def forward_training(self, points: Points, features: HeadFeatures, objects: Objects) -> dict[str, Tensor]:
         """The losses of all branches: "loss_cls" and so on for the first, "loss_cls_NAME" for the others."""
         losses: dict[str, Tensor] = {}
         first: DensePredictions | None = None
@@ -224,7 +225,7 @@ class DeFCN(nn.Module):
     def visualize_training(
         self,
         points: Points,
-        features: Any,
+        features: HeadFeatures,
         image_sizes: list[tuple[int, int]],
         batched_inputs: list[dict[str, Any]],
     ) -> None:

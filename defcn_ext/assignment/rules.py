@@ -281,9 +281,7 @@ def quality_atss(k: int = 9, alpha: float = 0.8) -> Rule:
         k: candidates an object and level.
         alpha: share of the IoU in the quality.
     """
-    return Rule(
-        dense.best_per_level(k), quality_steps.poto(alpha), selection_steps.mean_plus_std(inside=True)
-    )
+    return Rule(dense.best_per_level(k), quality_steps.poto(alpha), selection_steps.mean_plus_std(inside=True))
 
 
 @register_rule("Combine")
