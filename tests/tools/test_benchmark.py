@@ -4,7 +4,7 @@ import torch
 from defcn_ext.assignment import build_rule
 from defcn_ext.layers import max_over_neighbours
 from defcn_ext.losses import paired_iou
-from defcn_ext.tools import benchmark, benchmark_assignment
+from defcn_ext.tools import benchmark, benchmark_assignment, benchmark_losses
 
 
 @pytest.mark.parametrize("count", [1, 40])
@@ -59,3 +59,31 @@ def test_assignment_table_has_a_ratio_where_a_dense_form_exists(capsys):
     table = benchmark_assignment.benchmark_assignment(["FCOS", "ATSS"], [2], 1, 3, 1, "cpu").splitlines()[2:]
     assert [row.split("|")[1].strip() for row in table] == ["FCOS", "FCOS", "ATSS", "ATSS"]
     assert [row.rstrip(" |")[-1] for row in table] == ["x", "x", "-", "-"]
+
+
+@pytest.mark.parametrize("name", benchmark_losses.RULES)
+def test_training_step_has_gradients_of_every_prediction(name):
+    batch = benchmark_assignment.make_batch(2, 6, 3, True, False, "cpu")
+    of_logits, of_boxes, of_quality = benchmark_losses.training_step(benchmark_losses.branch_of(name, 3), batch)()
+    points = len(batch.points)
+    assert of_logits.shape == (2, points, 3) and of_logits.isfinite().all()
+    assert (of_logits != 0).float().mean() > 0.99  # a pair without weight has none
+    assert of_quality.shape == (2, points, 1) and of_quality.isfinite().all()
+    assert 12 <= of_boxes.any(-1).sum() < points / 2  # positives alone
+
+
+def test_memory_of_a_step_does_not_follow_points_times_objects():
+    """Twenty times the objects add less than one float32 a point for a tenth of them."""
+    memory = {}
+    for count in (5, 100):
+        batch = benchmark_assignment.make_batch(1, count, 3, True, False, "cpu")
+        run = benchmark_losses.training_step(benchmark_losses.branch_of("O2F", 3), batch)
+        memory[count] = benchmark_assignment.peak_memory(run, "cpu")
+    assert memory[100] - memory[5] < 95 / 10 * 4 * len(batch.points) / 2**20
+
+
+def test_table_with_losses(capsys):
+    table = benchmark_losses.benchmark_losses(["O2F", "DW"], [2, 3], 1, 3, 1, "cpu").splitlines()[2:]
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in table]
+    assert [row[:2] for row in cells] == [["O2F", "2"], ["O2F", "3"], ["DW", "2"], ["DW", "3"]]
+    assert all(0 < float(row[2]) < float(row[3]) for row in cells)
