@@ -53,6 +53,7 @@ DW = (
     *(MANY + "BOX_BIAS", 4.0, MANY + "QUALITY.ENABLED", True, MANY + "QUALITY.CONVS", 0),
 )
 DW_REFINE = (*DW, MANY + "REFINE.ENABLED", True)
+DW_ONE_TO_ONE = (*DW, *BOTH, ONE + "BOX_BIAS", 4.0, "MODEL.DEFCN.NMS", False)
 
 ALL = {
     "fcos": ("MODEL.DEFCN.BRANCHES", ["ONE_TO_MANY"], "MODEL.DEFCN.NMS", True),
@@ -76,7 +77,9 @@ ALL = {
     "center": (ONE + "RULE", "Center"),
     "foreground_loss": (ONE + "RULE", "ForegroundLoss"),
     "o2f": O2F,
+    "dw": DW,
     "dw_refine": DW_REFINE,
+    "dw_one_to_one": DW_ONE_TO_ONE,
 }
 
 
