@@ -23,6 +23,7 @@ from .tiles import tile_points, tile_scene
 
 PAIRS_AT_ONCE = {"cpu": 1 << 17, "cuda": 1 << 21}  # on the CPU 512 KiB a tensor
 FEW = 8  # points an object that are tried first
+MANY = 32  # beyond so many, tiles leave nothing out, and all points are asked
 
 
 @register_step("candidates", "by_quality")
@@ -49,7 +50,7 @@ def everywhere() -> Candidates:
     these. Then some optimal matching needs no other: suppose it gives the object another point. All k are taken then,
     else there were a better one; and one of the k by an object that does not keep it, since too few do. Of that object
     the same holds, and so on around a ring, in which everyone can be given a point it keeps. So k is doubled where it
-    is too small. It never has to exceed the number of objects.
+    is too small. It never has to exceed the number of objects of an image, which is taken where doubling leads too far.
     """
 
     def candidates(scene: Scene, quality: Quality) -> Pairs:
@@ -58,22 +59,27 @@ def everywhere() -> Candidates:
         if objects.is_cuda:
             return _pairs(scene, search.best(objects, scene.num_objects))  # k at its largest needs no copy to the host
         k, kept = FEW, [search.best(objects, FEW)]
-        while len(objects := _contested(kept)) and k < len(scene.points):
-            k *= 2
+        while len(objects := _contested(kept, len(scene.points))):
+            if k < MANY:
+                k *= 2
+            elif k == MANY:
+                k = max(2 * k, int(scene.image.bincount().max()))
+                search = _Search(scene, quality, tiled=False)
             kept = [_without(x, objects) for x in kept] + [search.best(objects, k)]
         return _pairs(scene, torch.cat(kept, dim=1))
 
     return candidates
 
 
-def _contested(kept: list[Tensor]) -> Tensor:
-    """Objects that keep fewer points than there are objects that keep one of these."""
+def _contested(kept: list[Tensor], num_points: int) -> Tensor:
+    """Objects that keep fewer points than there are objects that keep one of these, and not all points."""
     object, point = torch.cat(kept, dim=1).numpy()
     if len(object) == 0:
         return torch.from_numpy(object)
     column = np.unique(point, return_inverse=True)[1]
     keeps = csr_matrix((np.ones(len(object), dtype=np.int32), (object, column)))
-    return torch.from_numpy(np.flatnonzero((keeps @ keeps.T).getnnz(axis=1) > keeps.getnnz(axis=1)))
+    own, rivals = keeps.getnnz(axis=1), (keeps @ keeps.T).getnnz(axis=1)
+    return torch.from_numpy(np.flatnonzero((rivals > own) & (own < num_points)))
 
 
 def _without(kept: Tensor, objects: Tensor) -> Tensor:
@@ -90,9 +96,9 @@ def _pairs(scene: Scene, kept: Tensor) -> Pairs:
 class _Search:
     """Finds the best points of objects, on all levels together or on each. Finds are (2, P): objects, their points."""
 
-    def __init__(self, scene: Scene, quality: Quality, by_level: bool = False):
+    def __init__(self, scene: Scene, quality: Quality, by_level: bool = False, tiled: bool = True):
         self.scene, self.quality = scene, quality
-        self.bounded = getattr(quality, "rises_with_fit", False) and not scene.boxes.is_cuda
+        self.bounded = tiled and getattr(quality, "rises_with_fit", False) and not scene.boxes.is_cuda
         if self.bounded:
             self.tiles, counts = tile_points(scene.points)
             self.tile_scene = tile_scene(scene, self.tiles)
