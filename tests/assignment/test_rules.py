@@ -1,3 +1,5 @@
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -198,8 +200,10 @@ def test_an_object_of_no_level_counts_as_uncovered():
     assert pairs.covered.tolist() == [False, True]
 
 
-def test_a_rule_of_ones_own_is_one_function():
+def test_a_rule_of_ones_own_is_one_function(monkeypatch):
     """The object's best-scored point inside its box, whatever its predicted box."""
+    of_rules = importlib.import_module("defcn_ext.assignment.rules")
+    monkeypatch.setattr(of_rules, "_RULES", dict(of_rules._RULES))  # forgotten after the test
 
     @register_rule("BestScore")
     def best_score() -> Rule:
