@@ -27,7 +27,7 @@ from defcn_ext.structures import Points
 from .benchmark_assignment import benchmark_assignment
 from .benchmark_crowdhuman import benchmark_crowdhuman
 from .benchmark_losses import benchmark_losses
-from .benchmark_scenes import SIZES, crowded_image, seconds
+from .benchmark_scenes import SIZE, SIZES, crowded_image, seconds
 
 
 def dense_poto(points: Points, scores: Tensor, boxes: Tensor, gt_boxes: Tensor, gt_classes: Tensor) -> float:
@@ -123,6 +123,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of both routes")
     parser.add_argument("--rules", nargs="+", default=[], help="assignment: rules as in yaml; default: all")
     parser.add_argument("--batch", type=int, default=2, help="assignment: images a batch")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=SIZE, metavar=("HEIGHT", "WIDTH"), help="assignment: pixels"
+    )
     parser.add_argument("--with-loss", action="store_true", help="assignment: and the losses with their gradients")
     parser.add_argument("--device", default="cpu", help="assignment: cpu or cuda")
     args = parser.parse_args()
@@ -131,10 +134,14 @@ def main() -> None:
         print(benchmark_crowdhuman())
         return
     if args.what == "assignment":
-        print(f"{args.batch} images of 800 x 1216, {args.classes} classes, {args.threads} thread(s), {args.device}")
+        height, width = args.size
+        print(
+            f"{args.batch} images of {height} x {width}, {args.classes} classes, {args.threads} thread(s), "
+            f"{args.device}"
+        )
         counts = args.objects or [20, 100, 500]
         benchmark = benchmark_losses if args.with_loss else benchmark_assignment
-        print(benchmark(args.rules, counts, args.batch, args.classes, args.repeats, args.device))
+        print(benchmark(args.rules, counts, args.batch, args.classes, args.repeats, args.device, (height, width)))
         return
     subject = "POTO" if args.what == "matching" else f"3D Max Filtering of {args.channels} channels"
     print(f"{subject} on one 800 x 1216 image, {args.threads} thread(s), median of {args.repeats} runs", flush=True)

@@ -23,7 +23,7 @@ from defcn_ext.assignment import build_rule, rules
 from defcn_ext.losses.boxes import normalized_l1, paired_giou, paired_iou
 from defcn_ext.structures import Points
 
-from .benchmark_scenes import SIZES, STRIDES, crowded_image, seconds
+from .benchmark_scenes import SIZE, crowded_image, seconds
 
 MORE = ["POTO(prior=inside)", "POTO(prior=global)", "MinCost(select=argmin)"]
 SHAPES = torch.tensor([(s * r**-0.5, s * r**0.5) for s in (4, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3)) for r in (0.5, 1, 2)])
@@ -41,9 +41,17 @@ class Batch(NamedTuple):
     image: Tensor
 
 
-def make_batch(images: int, objects: int, classes: int, trained: bool, anchors: bool, device: str) -> Batch:
+def make_batch(
+    images: int,
+    objects: int,
+    classes: int,
+    trained: bool,
+    anchors: bool,
+    device: str,
+    size: tuple[int, int] = SIZE,
+) -> Batch:
     """Crowded images. An untrained detector gives every class about 0.01, and predicts boxes of about two pixels."""
-    parts = [crowded_image(objects, classes, seed=n) for n in range(images)]
+    parts = [crowded_image(objects, classes, n, size) for n in range(images)]
     points = parts[0][0]
     scores, boxes, gt_boxes, gt_classes = (torch.cat(x) for x in list(zip(*parts))[1:])
     if not trained:
@@ -52,7 +60,7 @@ def make_batch(images: int, objects: int, classes: int, trained: bool, anchors: 
         ltrb = (torch.randn(boxes.shape, generator=rng) * 0.1).exp()
         boxes = points.boxes(ltrb.view(images, -1, 4)).flatten(0, 1)
     if anchors:
-        points = Points.with_anchors(SIZES, STRIDES, SHAPES)
+        points = Points.with_anchors(points.sizes, points.strides, SHAPES)
         scores, boxes = (x.repeat_interleave(len(SHAPES), dim=0) for x in (scores, boxes))
     moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(points).items()}
     image = torch.arange(images).repeat_interleave(objects)
@@ -200,9 +208,15 @@ def median(run: Callable[[], object], repeats: int, device: str) -> float:
 
 
 def benchmark_assignment(
-    names: list[str], counts: list[int], images: int, classes: int, repeats: int, device: str
+    names: list[str],
+    counts: list[int],
+    images: int,
+    classes: int,
+    repeats: int,
+    device: str,
+    size: tuple[int, int] = SIZE,
 ) -> str:
-    """Every rule on a batch of 800 x 1216 images, beside its dense form where there is one, in one run.
+    """Every rule on a batch of crowded images, beside its dense form where there is one, in one run.
 
     Args:
         names: of rules, as in yaml; all if empty.
@@ -218,7 +232,7 @@ def benchmark_assignment(
     for name in names or [*sorted({*rules(), *MORE} - {"Combine"})]:
         for trained in (True, False):
             for count in counts:
-                batch = make_batch(images, count, classes, trained, name.startswith("RetinaNet"), device)
+                batch = make_batch(images, count, classes, trained, name.startswith("RetinaNet"), device, size)
                 lines.append(
                     f"| {name} | {'trained' if trained else 'untrained'} | {count} | " + _cells(name, batch, repeats)
                 )

@@ -7,21 +7,29 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from defcn_ext.assignment import build_rule
+from defcn_ext.assignment import build_rule, rules
+from defcn_ext.branches.anchor import AnchorBranch
 from defcn_ext.branches.base import Branch
 from defcn_ext.branches.point import PointBranch
 from defcn_ext.branches.weighted import DualWeightingBranch, WeightedBranch
-from defcn_ext.structures import DensePredictions, Objects
+from defcn_ext.structures import DensePredictions, Objects, Points
 
 from .benchmark_assignment import Batch, make_batch, median, peak_memory
-from .benchmark_scenes import HEIGHT, WIDTH
-
-RULES = ["DW", "FCOS", "GFL", "O2F", "POTO", "TOOD", "VFL"]
+from .benchmark_scenes import SIZE
 
 
 def branch_of(name: str, classes: int) -> Branch:
     """The branch that trains with the rule, with its own default losses; its convs are not used."""
     rule = build_rule(name)
+    if name.startswith("RetinaNet"):
+        return AnchorBranch(
+            scales=[4.0, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3)],
+            ratios=[0.5, 1.0, 2.0],
+            in_channels=8,
+            num_classes=classes,
+            prior_prob=0.01,
+            rule=rule,
+        )
     if rule.weighting is None:
         kind = PointBranch
     else:
@@ -29,30 +37,39 @@ def branch_of(name: str, classes: int) -> Branch:
     return kind(in_channels=8, num_classes=classes, prior_prob=0.01, rule=rule)
 
 
-def training_step(branch: Branch, batch: Batch) -> Callable[[], list[Tensor]]:
+def training_step(branch: Branch, batch: Batch, size: tuple[int, int] = SIZE) -> Callable[[], list[Tensor]]:
     """A call that assigns, sums the losses, and gives their gradients to class logits, boxes and score map."""
     images, classes = len(batch.boxes) // len(batch.points), batch.scores.shape[1]
     rng = torch.Generator().manual_seed(0)
     quality = (1 + torch.randn(images, len(batch.points), 1, generator=rng)).to(batch.boxes.device)
     logits = batch.scores.clamp(1e-6, 1 - 1e-6).logit().view(images, -1, classes)
     maps = [x.requires_grad_() for x in (logits, batch.boxes.view(images, -1, 4).clone(), quality)]
-    sizes = torch.tensor([[HEIGHT, WIDTH]] * images, dtype=torch.float32, device=batch.boxes.device)
+    sizes = torch.tensor([size] * images, dtype=torch.float32, device=batch.boxes.device)
+    points = Points.from_sizes(batch.points.sizes, batch.points.strides, device=batch.boxes.device)
     objects = Objects(batch.gt_boxes, batch.gt_classes, batch.image, sizes)
 
     def run() -> list[Tensor]:
         predictions = DensePredictions(*maps)
-        pairs = branch.assign(batch.points, predictions, objects, progress=0.5)
-        losses = branch.losses(batch.points, predictions, objects, pairs)
+        pairs = branch.assign(points, predictions, objects, progress=0.5)
+        losses = branch.losses(points, predictions, objects, pairs)
         return list(torch.autograd.grad(sum(losses.values()), maps))
 
     return run
 
 
-def benchmark_losses(names: list[str], counts: list[int], images: int, classes: int, repeats: int, device: str) -> str:
+def benchmark_losses(
+    names: list[str],
+    counts: list[int],
+    images: int,
+    classes: int,
+    repeats: int,
+    device: str,
+    size: tuple[int, int] = SIZE,
+) -> str:
     """Assignment, classification and box loss, and their gradients to the predictions, one row a rule and count.
 
     Args:
-        names: of rules for points, as in yaml; `RULES` if empty.
+        names: of rules, as in yaml; all if empty.
         counts: objects an image.
 
     Returns:
@@ -63,11 +80,11 @@ def benchmark_losses(names: list[str], counts: list[int], images: int, classes: 
         "| rule | objects an image | assignment (ms) | all (ms) | all (MiB) | class maps |",
         "|---|---|---|---|---|---|",
     ]
-    for name in names or RULES:
+    for name in names or [name for name in rules() if name != "Combine"]:
         branch = branch_of(name, classes).to(device)
         for count in counts:
-            batch = make_batch(images, count, classes, True, False, device)
-            run = training_step(branch, batch)
+            batch = make_batch(images, count, classes, True, name.startswith("RetinaNet"), device, size)
+            run = training_step(branch, batch, size)
             alone = median(lambda batch=batch, rule=branch.rule: rule(*batch), 3 * repeats, device)
             everything, memory = median(run, 3 * repeats, device), peak_memory(run, device)
             maps = memory * 2**20 / (4 * batch.scores.numel())

@@ -1,10 +1,11 @@
 import pytest
 import torch
 
-from defcn_ext.assignment import build_rule
+from defcn_ext.assignment import build_rule, rules
 from defcn_ext.layers import max_over_neighbours
 from defcn_ext.losses import paired_iou
 from defcn_ext.tools import benchmark, benchmark_assignment, benchmark_losses
+from defcn_ext.tools.benchmark_scenes import SIZES, level_sizes
 
 
 @pytest.mark.parametrize("count", [1, 40])
@@ -61,7 +62,7 @@ def test_assignment_table_has_a_ratio_where_a_dense_form_exists(capsys):
     assert [row.rstrip(" |")[-1] for row in table] == ["x", "x", "-", "-"]
 
 
-@pytest.mark.parametrize("name", benchmark_losses.RULES)
+@pytest.mark.parametrize("name", ["DW", "FCOS", "GFL", "O2F", "POTO", "TOOD", "VFL"])
 def test_training_step_has_gradients_of_every_prediction(name):
     batch = benchmark_assignment.make_batch(2, 6, 3, True, False, "cpu")
     of_logits, of_boxes, of_quality = benchmark_losses.training_step(benchmark_losses.branch_of(name, 3), batch)()
@@ -87,3 +88,14 @@ def test_table_with_losses(capsys):
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in table]
     assert [row[:2] for row in cells] == [["O2F", "2"], ["O2F", "3"], ["DW", "2"], ["DW", "3"]]
     assert all(0 < float(row[2]) < float(row[3]) for row in cells)
+
+
+def test_levels_of_an_image_are_those_of_the_padded_network_input():
+    assert level_sizes((800, 1216)) == SIZES
+    assert level_sizes((800, 1400)) == [(100, 176), (50, 88), (25, 44), (13, 22), (7, 11)]
+
+
+def test_the_step_of_every_rule_is_measured_also_with_anchors():
+    lines = benchmark_losses.benchmark_losses([], [3], 1, 2, 1, "cpu", (64, 96)).splitlines()[2:]
+    assert [line.split(" | ")[0].strip("| ") for line in lines] == [name for name in rules() if name != "Combine"]
+    assert all(float(line.split(" | ")[4]) >= 0 for line in lines)
