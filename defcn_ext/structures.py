@@ -100,6 +100,11 @@ class Points:
         """Number of points of each level."""
         return [h * w * self.per_cell for h, w in self.sizes]
 
+    @property
+    def starts(self) -> Tensor:
+        """(L,) index of the first point of each level."""
+        return torch.tensor([0, *self.counts[:-1]], device=self.xy.device).cumsum(0)
+
     def boxes(self, ltrb: Tensor) -> Tensor:
         """Turns distances (..., R, 4) to the left, top, right and bottom side, in pixels, into boxes (..., R, 4)."""
         return torch.cat([self.xy - ltrb[..., :2], self.xy + ltrb[..., 2:]], dim=-1)

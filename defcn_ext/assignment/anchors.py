@@ -55,7 +55,7 @@ def overlapping_anchors(low: float = 0.4) -> Candidates:
 def _shapes(points: Points) -> tuple[Tensor, Tensor, Tensor]:
     """For the M = L A shapes, level by level: (M, 2) width and height, (M,) stride, (M, 2) columns and rows."""
     device, count = points.xy.device, points.per_cell
-    start = torch.tensor([0, *points.counts[:-1]], device=device).cumsum(0)
+    start = points.starts
     corners = points.anchors[start[:, None] + torch.arange(count, device=device)].flatten(0, 1)
     size = torch.tensor([(w, h) for h, w in points.sizes], device=device).repeat_interleave(count, dim=0)
     stride = torch.tensor(points.strides, dtype=torch.float32, device=device).repeat_interleave(count)
@@ -87,7 +87,7 @@ def _pairs(scene: Scene, index: Tensor, column: Tensor, row: Tensor) -> Pairs:
     anchor, level = index % count, index.div(count, rounding_mode="floor") % num_levels
     object = index.div(count * num_levels, rounding_mode="floor")
     width = torch.tensor([w for _, w in points.sizes], device=index.device)
-    start = torch.tensor([0, *points.counts[:-1]], device=index.device).cumsum(0)
+    start = points.starts
     location = start[level] + (row * width[level] + column) * count + anchor
     covered = torch.zeros(scene.num_objects, dtype=torch.bool, device=index.device)
     covered[object] = True

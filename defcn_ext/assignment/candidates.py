@@ -168,7 +168,7 @@ def _enumerate(scene: Scene, radius: float | None) -> Pairs:
     cell, column, row = rectangles(first.flatten(0, 1), last.flatten(0, 1))  # `cell` is an index into (G, L)
     num_levels = len(points.sizes)
     level, object = cell % num_levels, cell.div(num_levels, rounding_mode="floor")
-    start = torch.tensor([0, *points.counts[:-1]], device=device).cumsum(0)
+    start = points.starts
     location = start[level] + row * size_wh[level, 0] + column
     xy, box = points.xy[location], region.flatten(0, 1)[cell]
     keep = ((xy > box[:, :2]) & (xy < box[:, 2:])).all(-1).nonzero().squeeze(1)

@@ -89,7 +89,7 @@ def _flat_keys(node: CfgNode, prefix: str = "") -> list[str]:
 
 
 def _suggest(word: str, known: list[str]) -> str:
-    """ "; did you mean ...?", or nothing where nothing is near."""
+    """What to append to an error about `word`: "; did you mean ...?", or nothing where nothing is near."""
     misplaced = [k for k in known if "." in k and k.rpartition(".")[2] == word.rpartition(".")[2]]
     near = misplaced[:3] or difflib.get_close_matches(word, known, n=3)
     return f"; did you mean {' or '.join(near)}?" if near else ""

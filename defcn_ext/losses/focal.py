@@ -67,6 +67,12 @@ def background_focal_sum(logits: Tensor, gamma: float = 2.0) -> Tensor:
     return _BackgroundFocalSum.apply(logits, gamma)
 
 
+def without_rows(logits: Tensor, ignored: Tensor | None) -> Tensor:
+    """The logits in float32; minus infinity, which has no loss and no gradient, in ignored rows."""
+    logits = logits.float()
+    return logits if ignored is None else logits.index_fill(0, ignored, -math.inf)
+
+
 def focal_loss_sum(
     logits: Tensor,
     rows: Tensor,
@@ -98,10 +104,8 @@ def focal_loss_sum(
             f"focal_loss_sum wants logits (M, K) and rows, classes (P,); got {tuple(logits.shape)}, "
             f"{tuple(rows.shape)}, {tuple(classes.shape)}"
         )
-    logits = logits.float()
-    # a logit of minus infinity has no loss and no gradient
-    counted = logits if ignored is None else logits.index_fill(0, ignored, -math.inf)
-    background = background_focal_sum(counted, gamma)
+    logits = without_rows(logits, ignored)
+    background = background_focal_sum(logits, gamma)
     z = logits[rows, classes]
     p = z.sigmoid()
     as_positive = (1 - p) ** gamma * F.softplus(-z)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch.nn.functional as F
 from torch import Tensor
 
-from .focal import background_focal_sum
+from .focal import background_focal_sum, without_rows
 
 
 def weighted_loss_sum(
@@ -35,7 +33,7 @@ def weighted_loss_sum(
     Returns:
         A scalar, float32.
     """
-    logits = _counted(logits, ignored)
+    logits = without_rows(logits, ignored)
     entries, pair = (rows * logits.shape[1] + classes).unique(return_inverse=True)
     paired = logits.flatten()[entries]
     z = paired[pair]
@@ -73,7 +71,7 @@ def dual_losses(
         the positive sum `positive (-log s)`, the negative sum `P s^g (-log(1 - s))` over all entries, and the sum
         of `1 - P`: scalars, float32.
     """
-    logits = _counted(logits, ignored)
+    logits = without_rows(logits, ignored)
     entries, pair = (rows * logits.shape[1] + classes).unique(return_inverse=True)
     spared = 1 - negative.new_ones(len(entries)).scatter_reduce(0, pair, negative, "amin")
     z = logits.flatten()[entries]
@@ -86,9 +84,3 @@ def dual_losses(
         score = z.sigmoid()
     relief = score**gamma - (1 - spared) * score**candidate_gamma
     return of_positives, everywhere - (relief * F.softplus(z)).sum(), spared.sum()
-
-
-def _counted(logits: Tensor, ignored: Tensor | None) -> Tensor:
-    """The logits in float32; minus infinity, which has no loss and no gradient, in ignored rows."""
-    logits = logits.float()
-    return logits if ignored is None else logits.index_fill(0, ignored, -math.inf)
