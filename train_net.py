@@ -18,10 +18,11 @@ from contextlib import contextmanager
 import torch
 
 import defcn_ext  # makes detectron2 importable
+from defcn_ext.config import UserError
 from defcn_ext.data import UnreadableImageError, register_from_config
 from defcn_ext.engine import Trainer
 from defcn_ext.engine.checkpointer import Checkpointer
-from defcn_ext.engine.preflight import UserError, check_run, load_config
+from defcn_ext.engine.preflight import check_run, load_config
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results

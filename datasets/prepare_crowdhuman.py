@@ -27,7 +27,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from defcn_ext.data.crowdhuman import OFFICIAL_IMAGES, CrowdHuman, read_crowdhuman, where
-from defcn_ext.evaluation.crowdhuman_files import AnnotationLine, PersonBox
+from defcn_ext.data.crowdhuman_files import AnnotationLine, PersonBox
 
 VERSION = 1
 BAD_LINES_SHOWN = 20

@@ -1,8 +1,12 @@
-"""Every config key of this project."""
+"""Every config key of this project, and the error that names one."""
 
 from __future__ import annotations
 
 from detectron2.config import CfgNode as CN
+
+
+class UserError(ValueError):
+    """A mistake in the command, the config or a file; the message is all that the user needs."""
 
 
 def add_defcn_config(cfg: CN) -> None:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from defcn_ext.branches import Branch, build_branches, build_towers
-from defcn_ext.head import HeadFeatures
 from defcn_ext.inference import Inference
-from defcn_ext.peak_filter import PeakFilter
+from defcn_ext.inference.peak_filter import PeakFilter
+from defcn_ext.layers.towers import HeadFeatures
+from defcn_ext.pictures.training import truth_and_detections
 from defcn_ext.structures import DensePredictions, Objects, Pairs, Points
-from defcn_ext.training_picture import truth_and_detections
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, detector_postprocess

@@ -23,7 +23,7 @@ from defcn_ext.assignment import build_rule, rules
 from defcn_ext.losses.boxes import normalized_l1, paired_giou, paired_iou
 from defcn_ext.structures import Points
 
-from .benchmark_scenes import SIZE, crowded_image, seconds
+from .scenes import SIZE, crowded_image, seconds
 
 MORE = ["POTO(prior=inside)", "POTO(prior=global)", "MinCost(select=argmin)"]
 SHAPES = torch.tensor([(s * r**-0.5, s * r**0.5) for s in (4, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3)) for r in (0.5, 1, 2)])

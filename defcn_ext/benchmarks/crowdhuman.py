@@ -1,6 +1,6 @@
 """How long CrowdHuman's metrics take at the size of its validation set, on made-up crowds.
 
-python -m defcn_ext.tools.benchmark_crowdhuman
+python -m defcn_ext.benchmarks.crowdhuman
 """
 
 from __future__ import annotations

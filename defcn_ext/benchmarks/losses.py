@@ -14,8 +14,8 @@ from defcn_ext.branches.point import PointBranch
 from defcn_ext.branches.weighted import DualWeightingBranch, WeightedBranch
 from defcn_ext.structures import DensePredictions, Objects, Points
 
-from .benchmark_assignment import Batch, make_batch, median, peak_memory
-from .benchmark_scenes import SIZE
+from .assignment import Batch, make_batch, median, peak_memory
+from .scenes import SIZE
 
 
 def branch_of(name: str, classes: int) -> Branch:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from defcn_ext.assignment import Rule
-from defcn_ext.head import HeadFeatures
+from defcn_ext.layers.towers import HeadFeatures
 from defcn_ext.losses import focal_loss_sum, worker_mean
 from defcn_ext.structures import DensePredictions, Objects, Pairs, Points
 

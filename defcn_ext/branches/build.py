@@ -7,8 +7,8 @@ import importlib
 import torch
 
 from defcn_ext.assignment import Rule, build_rule
-from defcn_ext.head import SharedHead
 from defcn_ext.layers import BoxRefinement, MaxFiltering
+from defcn_ext.layers.towers import SharedHead
 from defcn_ext.structures import Points
 from detectron2.config import CfgNode
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from defcn_ext.assignment import Rule
-from defcn_ext.head import HeadFeatures, SharedHead, conv3x3
 from defcn_ext.layers import BoxRefinement, MaxFiltering
+from defcn_ext.layers.towers import HeadFeatures, SharedHead, conv3x3
 from defcn_ext.losses import focal_loss_sum, giou_loss, iou_loss, normalized_l1, worker_mean
 from defcn_ext.losses.boxes import EPS
 from defcn_ext.structures import DensePredictions, Objects, Pairs, Points

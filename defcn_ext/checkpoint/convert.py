@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from defcn_ext.engine.preflight import UserError, load_config
+from defcn_ext.config import UserError
+from defcn_ext.engine.preflight import load_config
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model

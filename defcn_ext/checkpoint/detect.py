@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from defcn_ext.engine.preflight import UserError
+from defcn_ext.config import UserError
 
 from .layouts import BOTTOM_UP, Renamed
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from defcn_ext.engine.preflight import UserError
+from defcn_ext.config import UserError
 
 # A pattern that must match a whole name, and the new name; "" drops the entry.
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from defcn_ext.engine.preflight import UserError
+from defcn_ext.config import UserError
 
 from .numpy_pickle import RefusedGlobalError, load_numpy_pickle, numpy_globals, tensor_of_bytes, tensors_of
 

@@ -19,8 +19,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from .crowdhuman_overlaps import Detections, GroundTruth
-
 Box = tuple[float, float, float, float]  # x, y, w, h
 File = str | os.PathLike
 
@@ -73,6 +71,11 @@ class AnnotationLine:
     height: float | None = None
     width: float | None = None
 
+    @property
+    def size(self) -> tuple[float, float] | None:
+        """(height, width) where the line has both."""
+        return None if self.height is None or self.width is None else (self.height, self.width)
+
 
 @dataclass(frozen=True)
 class ResultLine:
@@ -83,6 +86,11 @@ class ResultLine:
     scores: np.ndarray
     height: float | None = None
     width: float | None = None
+
+    @property
+    def size(self) -> tuple[float, float] | None:
+        """(height, width) where the line has both."""
+        return None if self.height is None or self.width is None else (self.height, self.width)
 
 
 Line = TypeVar("Line", AnnotationLine, ResultLine)
@@ -116,32 +124,12 @@ def write_results(path: File, lines: Iterable[ResultLine]) -> None:
     _write(path, map(_result_json, lines))
 
 
-def to_truth(lines: Iterable[AnnotationLine]) -> dict[str, GroundTruth]:
-    """What `crowdhuman_metrics` takes, of full bodies."""
-    truth = {}
-    for line in lines:
-        boxes = np.array([x.fbox for x in line.boxes], dtype=np.float64).reshape(-1, 4)
-        truth[line.id] = GroundTruth(boxes, np.array([x.ignored for x in line.boxes], dtype=bool), _size(line))
-    return truth
-
-
-def to_detections(lines: Iterable[ResultLine]) -> dict[str, Detections]:
-    """What `crowdhuman_metrics` takes."""
-    return {line.id: Detections(line.boxes, line.scores, _size(line)) for line in lines}
-
-
 def with_sizes(lines: Iterable[AnnotationLine], sizes: Mapping[str, tuple[float, float]]) -> list[AnnotationLine]:
     """Fills in the heights and widths that lines lack, from (height, width) by ID."""
     return [
-        line
-        if _size(line) or line.id not in sizes
-        else replace(line, height=sizes[line.id][0], width=sizes[line.id][1])
+        line if line.size or line.id not in sizes else replace(line, height=sizes[line.id][0], width=sizes[line.id][1])
         for line in lines
     ]
-
-
-def _size(line: AnnotationLine | ResultLine) -> tuple[float, float] | None:
-    return None if line.height is None or line.width is None else (line.height, line.width)
 
 
 def _read(path: File, parse: Callable[[dict], Line], bad: list[BadLine] | None) -> list[Line]:

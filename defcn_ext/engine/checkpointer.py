@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-from defcn_ext.engine.preflight import UserError
+from defcn_ext.config import UserError
 from detectron2.checkpoint import DetectionCheckpointer
 
 

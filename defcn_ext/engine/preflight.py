@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 
 from defcn_ext.branches import build_branches
-from defcn_ext.config import add_defcn_config
+from defcn_ext.config import UserError, add_defcn_config
 from defcn_ext.data.augmentation import build_train_augmentation
 from defcn_ext.data.register import FORM, KEY, check_num_classes, register_from_config
 from defcn_ext.engine import solver as solvers
@@ -25,10 +25,6 @@ from detectron2.utils.file_io import PathManager
 logger = logging.getLogger(__name__)
 
 UNKNOWN_KEY = re.compile(r"Non-existent (?:config )?key: ([\w.]+)")
-
-
-class UserError(ValueError):
-    """A mistake in the command or the config; the message is all that the user needs."""
 
 
 def load_config(config_file: str, opts: list[str]) -> CfgNode:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from defcn_ext.data.crowdhuman_files import ResultLine, write_results
 from detectron2.data import DatasetCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import BoxMode, Instances
@@ -17,7 +18,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import create_small_table
 
-from .crowdhuman_files import ResultLine, to_detections, write_results
+from .crowdhuman_inputs import to_detections
 from .crowdhuman_metrics import GroundTruth, crowdhuman_metrics
 
 logger = logging.getLogger(__name__)

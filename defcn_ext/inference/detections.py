@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from defcn_ext.branches import PointBranch
-from defcn_ext.nms import greedy_nms
-from defcn_ext.peak_filter import PeakFilter
+from defcn_ext.inference.nms import greedy_nms
+from defcn_ext.inference.peak_filter import PeakFilter
 from defcn_ext.structures import DensePredictions, Points
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances

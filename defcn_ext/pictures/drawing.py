@@ -19,7 +19,7 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 from torch import Tensor
 
-from defcn_ext.tools.outcomes import Outcome, Tally, judge, tally
+from defcn_ext.evaluation.outcomes import Outcome, Tally, judge, tally
 from detectron2.structures import Instances
 
 # Dark enough for pale ground, told apart with most kinds of colour vision (after Okabe and Ito 2008), and none is red.

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from defcn_ext.tools.drawing import SCORE_COLORS, Scene, ScoreMap, class_color, draw_box, show_image
+from defcn_ext.pictures.drawing import SCORE_COLORS, Scene, ScoreMap, class_color, draw_box, show_image
 
 SHADE_COLORS = "viridis_r"
 PANEL = 4.2  # inches

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import IO
 
 import defcn_ext
-from defcn_ext.engine.preflight import UserError
-from defcn_ext.tools.compare_runs import Run, read_run
-from defcn_ext.tools.text import minutes, number, say
+from defcn_ext._text import minutes, number, say
+from defcn_ext.config import UserError
+from defcn_ext.study.runs import Run, read_run
 
 POLL = 0.1  # seconds
 LOCK_PATIENCE = 15.0  # seconds that orphans of a killed call get to end
@@ -130,7 +130,7 @@ def start(folder: Path, threads: int, lock: IO[str]) -> subprocess.Popen:
     path = [str(Path(defcn_ext.__file__).resolve().parents[1]), *filter(None, [os.getenv("PYTHONPATH")])]
     count = str(threads)
     changes = {"PYTHONPATH": os.pathsep.join(path), "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
-    command = [sys.executable, "-m", "defcn_ext.tools.compare_runs", str(folder), "--threads", count]
+    command = [sys.executable, "-m", "defcn_ext.study.runs", str(folder), "--threads", count]
     with open(folder / "log.txt", "ab") as log:
         return subprocess.Popen(
             command,

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from defcn_ext.tools.compare_report import Spread, duplicates
-from defcn_ext.tools.compare_runs import Run
-from defcn_ext.tools.drawing import CLASS_COLORS
-from defcn_ext.tools.outcomes import SCORE
+from defcn_ext.evaluation.outcomes import SCORE
+from defcn_ext.pictures.drawing import CLASS_COLORS
+from defcn_ext.study.report import Spread, duplicates
+from defcn_ext.study.runs import Run
 
 MARKERS = "osD^vPX*"  # beside the colours, for those who cannot tell these apart
 KINDS = {"ap": ("without NMS", "-", 4), "ap_with_nms": ("with NMS", "--", 3)}  # name, line, order

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tabulate import tabulate
 
-from defcn_ext.tools.compare_jobs import Failure
-from defcn_ext.tools.compare_runs import Run
-from defcn_ext.tools.text import minutes, number, without_nan, write_whole
+from defcn_ext._text import minutes, number, without_nan, write_whole
+from defcn_ext.study.jobs import Failure
+from defcn_ext.study.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -183,7 +183,7 @@ def results(
 
 def write_report(entries: Sequence[Labelled], runs: Sequence[Run], failures: Sequence[Failure], output: Path) -> str:
     """Writes all files into `output`. Returns the table."""
-    from defcn_ext.tools.compare_plots import ap_figure, duplicates_figure
+    from defcn_ext.study.plots import ap_figure, duplicates_figure
 
     summaries = [Summary.of(entry.label, runs, failures) for entry in entries]
     table = markdown(summaries)

@@ -1,6 +1,6 @@
 """One training of a comparison, as a process of its own.
 
-    python -m defcn_ext.tools.compare_runs FOLDER --threads 1
+    python -m defcn_ext.study.runs FOLDER --threads 1
 
 FOLDER holds `config.yaml` and `inputs.json`. The training goes on from the last checkpoint there and leaves `run.json`.
 """
@@ -25,11 +25,12 @@ from typing import Any
 import torch
 
 import defcn_ext  # noqa: F401  (makes detectron2 importable)
+from defcn_ext._text import without_nan, write_whole
+from defcn_ext.config import UserError
 from defcn_ext.data import UnreadableImageError
 from defcn_ext.engine import Trainer
-from defcn_ext.engine.preflight import UserError, check_run, load_config
-from defcn_ext.tools.outcomes import Tally
-from defcn_ext.tools.text import without_nan, write_whole
+from defcn_ext.engine.preflight import check_run, load_config
+from defcn_ext.evaluation.outcomes import Tally
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase, hooks
@@ -184,7 +185,7 @@ def _difference(before: dict[str, str], now: dict[str, str]) -> str:
 
 def train(folder: Path) -> Run:
     """Trains from the last checkpoint or from the beginning, evaluates, and counts what becomes of the detections."""
-    from defcn_ext.tools.demo_training import count_outcomes, load_trained  # draws in matplotlib
+    from defcn_ext.study.training import count_outcomes, load_trained  # draws in matplotlib
 
     start = time.perf_counter()
     cfg = load_config(str(folder / "config.yaml"), [])

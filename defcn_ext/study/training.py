@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from defcn_ext._text import minutes, number, say, write_whole
+from defcn_ext.config import UserError
 from defcn_ext.engine import Trainer
-from defcn_ext.engine.preflight import UserError, check_run
-from defcn_ext.tools.outcomes import SCORE, Tally, judge, tally
-from defcn_ext.tools.text import minutes, number, say, write_whole
+from defcn_ext.engine.preflight import check_run
+from defcn_ext.evaluation.outcomes import SCORE, Tally, judge, tally
 from defcn_ext.tools.visualize import Detector, above, load_detector, load_scene, observe
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog

@@ -28,9 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import defcn_ext  # noqa: F401  (makes detectron2 importable)
-from defcn_ext.engine.preflight import UserError, load_config
+from defcn_ext.benchmarks.costs import COUNTERS, measure
+from defcn_ext.config import UserError
+from defcn_ext.engine.preflight import load_config
 from defcn_ext.meta_arch import DeFCN
-from defcn_ext.tools.costs import COUNTERS, measure
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 

@@ -21,13 +21,12 @@ import defcn_ext  # noqa: F401  (makes detectron2 importable)
 from defcn_ext.assignment import build_rule
 from defcn_ext.assignment.candidates import center
 from defcn_ext.assignment.scene import make_scene
+from defcn_ext.benchmarks.assignment import benchmark_assignment
+from defcn_ext.benchmarks.crowdhuman import benchmark_crowdhuman
+from defcn_ext.benchmarks.losses import benchmark_losses
+from defcn_ext.benchmarks.scenes import SIZE, SIZES, crowded_image, seconds
 from defcn_ext.layers import max_over_neighbours
 from defcn_ext.structures import Points
-
-from .benchmark_assignment import benchmark_assignment
-from .benchmark_crowdhuman import benchmark_crowdhuman
-from .benchmark_losses import benchmark_losses
-from .benchmark_scenes import SIZE, SIZES, crowded_image, seconds
 
 
 def dense_poto(points: Points, scores: Tensor, boxes: Tensor, gt_boxes: Tensor, gt_classes: Tensor) -> float:

@@ -19,11 +19,12 @@ from pathlib import Path
 import torch
 
 import defcn_ext  # noqa: F401  (makes detectron2 importable)
-from defcn_ext.engine.preflight import UserError, check_run, load_config
-from defcn_ext.tools.compare_jobs import Plan, locked, run_all
-from defcn_ext.tools.compare_report import write_report
-from defcn_ext.tools.compare_runs import AS_RESUMED, inputs_of, prepare_folder, read_run
-from defcn_ext.tools.text import say
+from defcn_ext._text import say
+from defcn_ext.config import UserError
+from defcn_ext.engine.preflight import check_run, load_config
+from defcn_ext.study.jobs import Plan, locked, run_all
+from defcn_ext.study.report import write_report
+from defcn_ext.study.runs import AS_RESUMED, inputs_of, prepare_folder, read_run
 from detectron2.config import CfgNode
 
 ENTRY = re.compile(r"(?:(?P<label>[^=:/\\]+)=)?(?P<config>.+?\.ya?ml)(?::(?P<changes>.*))?", re.DOTALL)

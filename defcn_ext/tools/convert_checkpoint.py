@@ -27,7 +27,7 @@ from pathlib import Path
 
 import defcn_ext  # noqa: F401  (makes detectron2 importable)
 from defcn_ext.checkpoint import SOURCES, convert, read_checkpoint, report, write
-from defcn_ext.engine.preflight import UserError
+from defcn_ext.config import UserError
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

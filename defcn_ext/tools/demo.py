@@ -21,12 +21,13 @@ import torch
 from tabulate import tabulate
 
 import defcn_ext
+from defcn_ext._text import minutes, number, say, without_nan
+from defcn_ext.config import UserError
 from defcn_ext.data import UnreadableImageError
-from defcn_ext.engine.preflight import UserError, load_config
-from defcn_ext.tools.demo_training import Run, load_trained, train_or_reuse
-from defcn_ext.tools.drawing import contact_sheet, save, score_map_figure
-from defcn_ext.tools.outcomes import SCORE
-from defcn_ext.tools.text import minutes, number, say, without_nan
+from defcn_ext.engine.preflight import load_config
+from defcn_ext.evaluation.outcomes import SCORE
+from defcn_ext.pictures.drawing import contact_sheet, save, score_map_figure
+from defcn_ext.study.training import Run, load_trained, train_or_reuse
 from defcn_ext.tools.visualize import Detector, detection_columns, load_scene, most_crowded, observe
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog

@@ -16,10 +16,11 @@ import sys
 from collections.abc import Iterable, Sequence
 
 import defcn_ext  # noqa: F401  (makes detectron2 importable)
+from defcn_ext._text import number, without_nan
+from defcn_ext.data.crowdhuman_files import read_annotations, read_results, with_sizes
 from defcn_ext.data.headers import probe_headers
-from defcn_ext.evaluation.crowdhuman_files import read_annotations, read_results, to_detections, to_truth, with_sizes
+from defcn_ext.evaluation.crowdhuman_inputs import to_detections, to_truth
 from defcn_ext.evaluation.crowdhuman_metrics import CrowdHumanMetrics, crowdhuman_metrics
-from defcn_ext.tools.text import number, without_nan
 
 
 def image_sizes(folder: str, names: Iterable[str]) -> dict[str, tuple[int, int]]:

@@ -21,7 +21,7 @@ import numpy as np
 
 import defcn_ext.data  # noqa: F401  (registers the data sets)
 from defcn_ext.data.coco_json import load_coco
-from defcn_ext.evaluation.crowdhuman_files import read_annotations, with_sizes
+from defcn_ext.data.crowdhuman_files import read_annotations, with_sizes
 from defcn_ext.tools.evaluate_crowdhuman import explained, image_sizes
 from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from defcn_ext.tools.text import say, write_whole
+from defcn_ext._text import say, write_whole
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BEGIN = "<!-- the papers' tables, written by python -m defcn_ext.tools.tables -->"

@@ -20,13 +20,14 @@ import torch
 from torch import nn
 
 import defcn_ext  # noqa: F401  (makes detectron2 importable)
+from defcn_ext.config import UserError
 from defcn_ext.data import RobustMapper, UnreadableImageError
 from defcn_ext.data.headers import UNREADABLE
 from defcn_ext.engine import Trainer
-from defcn_ext.engine.preflight import UserError, check_run, load_config
+from defcn_ext.engine.preflight import check_run, load_config
 from defcn_ext.meta_arch import DeFCN
+from defcn_ext.pictures.drawing import Scene, ScoreMap, contact_sheet, save, score_map_figure
 from defcn_ext.structures import DensePredictions, Points
-from defcn_ext.tools.drawing import Scene, ScoreMap, contact_sheet, save, score_map_figure
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog

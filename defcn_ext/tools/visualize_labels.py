@@ -25,12 +25,13 @@ import defcn_ext  # noqa: F401  (makes detectron2 importable)
 from defcn_ext.assignment.expression import parse_call
 from defcn_ext.branches import Branch
 from defcn_ext.branches.weighted import DualWeightingBranch, soft_label
+from defcn_ext.config import UserError
 from defcn_ext.data import UnreadableImageError
-from defcn_ext.engine.preflight import UserError, load_config
+from defcn_ext.engine.preflight import load_config
 from defcn_ext.meta_arch import DeFCN
+from defcn_ext.pictures.drawing import Scene, save
+from defcn_ext.pictures.labels import Moment, Shade, highest_of_levels, label_figure
 from defcn_ext.structures import Objects, Pairs
-from defcn_ext.tools.drawing import Scene, save
-from defcn_ext.tools.label_drawing import Moment, Shade, highest_of_levels, label_figure
 from defcn_ext.tools.visualize import Detector, load_detector, load_scene, most_crowded, score_maps, spread
 from detectron2.data import DatasetCatalog
 from detectron2.structures import Boxes, Instances

@@ -1,6 +1,6 @@
 import numpy as np
 
-from defcn_ext.tools.benchmark_crowdhuman import benchmark_crowdhuman, crowd
+from defcn_ext.benchmarks.crowdhuman import benchmark_crowdhuman, crowd
 
 
 def test_crowds_are_as_in_crowdhuman():

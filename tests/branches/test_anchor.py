@@ -9,8 +9,8 @@ from torch import nn
 from defcn_ext.assignment import build_rule
 from defcn_ext.branches import AnchorBranch
 from defcn_ext.branches.point import flatten_levels
-from defcn_ext.head import HeadFeatures
 from defcn_ext.layers import Scale
+from defcn_ext.layers.towers import HeadFeatures
 from defcn_ext.losses import normalizer
 from defcn_ext.structures import DensePredictions, Objects, Pairs, Points
 

@@ -12,8 +12,8 @@ import torch
 from defcn_ext.assignment import build_rule
 from defcn_ext.branches import PointBranch
 from defcn_ext.branches.point import centerness_target, flatten_levels
-from defcn_ext.head import HeadFeatures
 from defcn_ext.layers import MaxFiltering, Scale
+from defcn_ext.layers.towers import HeadFeatures
 from defcn_ext.losses import normalizer
 from defcn_ext.structures import DensePredictions, Objects, Pairs, Points
 

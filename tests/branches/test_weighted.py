@@ -9,7 +9,7 @@ from defcn_ext.branches import build_branches
 from defcn_ext.branches import weighted as module
 from defcn_ext.branches.point import centerness_target
 from defcn_ext.branches.weighted import soft_label
-from defcn_ext.head import HeadFeatures
+from defcn_ext.layers.towers import HeadFeatures
 from defcn_ext.structures import Pairs, Points
 from detectron2.modeling import build_model
 from tests.tiny import BOTH, DW, MANY, O2F, ONE, image_with, tiny_cfg

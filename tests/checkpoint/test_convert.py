@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from defcn_ext.checkpoint import Checkpoint, ConversionError, convert
-from defcn_ext.engine.preflight import UserError
+from defcn_ext.config import UserError
 from tests.checkpoint import layouts
 from tests.checkpoint.layouts import MANY, weights
 

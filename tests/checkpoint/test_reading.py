@@ -13,7 +13,7 @@ import torch
 from numpy.testing._private.utils import runstring
 
 from defcn_ext.checkpoint import read_checkpoint
-from defcn_ext.engine.preflight import UserError
+from defcn_ext.config import UserError
 
 STATE = {"a.weight": torch.arange(6.0).view(2, 3), "a.bias": torch.tensor([1, 2], dtype=torch.int64)}
 

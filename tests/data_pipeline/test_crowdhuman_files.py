@@ -7,8 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from defcn_ext.evaluation import crowdhuman_files as files
-from defcn_ext.evaluation.crowdhuman_files import AnnotationLine, CrowdHumanFileError, PersonBox, ResultLine
+from defcn_ext.data import crowdhuman_files as files
+from defcn_ext.data.crowdhuman_files import AnnotationLine, CrowdHumanFileError, PersonBox, ResultLine
+from defcn_ext.evaluation.crowdhuman_inputs import to_detections, to_truth
 from defcn_ext.evaluation.crowdhuman_metrics import crowdhuman_metrics
 from tests.evaluation.crowdhuman_examples import EXAMPLES
 
@@ -83,7 +84,7 @@ def test_examples_survive_a_round_trip(tmp_path):
     files.write_annotations(tmp_path / "gt.odgt", lines)
     files.write_results(tmp_path / "dt.json", results)
     assert files.read_annotations(tmp_path / "gt.odgt") == lines
-    read = files.to_truth(lines), files.to_detections(files.read_results(tmp_path / "dt.json"))
+    read = to_truth(lines), to_detections(files.read_results(tmp_path / "dt.json"))
     assert crowdhuman_metrics(*read) == crowdhuman_metrics(truth, detections)
     assert sorted(x.name for x in tmp_path.iterdir()) == ["dt.json", "gt.odgt"]
 
@@ -204,7 +205,7 @@ def check(read, path):
         assert isinstance(line.id, str) and line.id
         boxes = line.boxes if read is files.read_results else [x.fbox for x in line.boxes]
         assert np.isfinite(np.array(boxes, dtype=np.float64)).all()
-    convert = files.to_detections if read is files.read_results else files.to_truth
+    convert = to_detections if read is files.read_results else to_truth
     assert list(convert(lines)) == [line.id for line in lines]
 
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from defcn_ext.data.crowdhuman import load_crowdhuman, read_crowdhuman
-from defcn_ext.evaluation.crowdhuman_files import AnnotationLine, PersonBox, to_truth, write_annotations
+from defcn_ext.data.crowdhuman_files import AnnotationLine, PersonBox, write_annotations
+from defcn_ext.evaluation.crowdhuman_inputs import to_truth
 from defcn_ext.evaluation.crowdhuman_metrics import Detections, GroundTruth, crowdhuman_metrics
 from detectron2.data.datasets import load_coco_json
 

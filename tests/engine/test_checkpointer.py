@@ -5,8 +5,8 @@ import logging
 import pytest
 import torch
 
+from defcn_ext.config import UserError
 from defcn_ext.engine.checkpointer import Checkpointer
-from defcn_ext.engine.preflight import UserError
 from detectron2.modeling import build_model
 from tests.tiny import DATE_F, DATE_FCOS, ONENET, tiny_cfg
 

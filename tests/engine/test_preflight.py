@@ -4,7 +4,8 @@ from argparse import Namespace
 import pytest
 import torch
 
-from defcn_ext.engine.preflight import UserError, check_run, load_config
+from defcn_ext.config import UserError
+from defcn_ext.engine.preflight import check_run, load_config
 from tests.engine.tiny import NAME, tiny_cfg
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from defcn_ext.data.crowdhuman_files import read_results
 from defcn_ext.evaluation import CrowdHumanEvaluator, NMSGapEvaluator, build_evaluator
-from defcn_ext.evaluation.crowdhuman_files import read_results, to_detections
+from defcn_ext.evaluation.crowdhuman_inputs import to_detections
 from defcn_ext.evaluation.crowdhuman_metrics import Detections, crowdhuman_metrics
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import launch

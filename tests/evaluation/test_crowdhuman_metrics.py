@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
+from defcn_ext.benchmarks.crowdhuman import crowd
 from defcn_ext.evaluation import crowdhuman_ji
 from defcn_ext.evaluation.crowdhuman_ji import maximum_weight_matching
 from defcn_ext.evaluation.crowdhuman_metrics import Detections, crowdhuman_metrics
-from defcn_ext.tools.benchmark_crowdhuman import crowd
 from tests.evaluation.crowdhuman_examples import EXAMPLES, SIZE, A, B, found, image
 from tests.evaluation.crowdhuman_reference import images_of, ioa, iou, random_case, slow_metrics
 

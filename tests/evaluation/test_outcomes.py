@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from defcn_ext.tools.outcomes import Outcome, Tally, judge, tally
+from defcn_ext.evaluation.outcomes import Outcome, Tally, judge, tally
 from detectron2.structures import Boxes, Instances
 
 FOUND, DUPLICATE, WRONG = Outcome

@@ -6,7 +6,7 @@ import torch
 from defcn_ext.assignment import build_rule
 from defcn_ext.branches import PointBranch
 from defcn_ext.inference import Inference
-from defcn_ext.peak_filter import PeakFilter
+from defcn_ext.inference.peak_filter import PeakFilter
 from defcn_ext.structures import DensePredictions, Points
 from detectron2.structures import Boxes, Instances
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from defcn_ext.peak_filter import PeakFilter
+from defcn_ext.inference.peak_filter import PeakFilter
 from detectron2.modeling import build_model
 from tests.tiny import ALL, batch, tiny_cfg
 

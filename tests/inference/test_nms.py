@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from defcn_ext import nms
-from defcn_ext.nms import greedy_nms
+from defcn_ext.inference import nms
+from defcn_ext.inference.nms import greedy_nms
 from detectron2.layers import batched_nms
 
 

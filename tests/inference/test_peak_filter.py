@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from defcn_ext.peak_filter import PeakFilter
+from defcn_ext.inference.peak_filter import PeakFilter
 from defcn_ext.structures import Points
 
 

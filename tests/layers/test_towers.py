@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from defcn_ext.head import DeformConv3x3, SharedHead, conv3x3
+from defcn_ext.layers.towers import DeformConv3x3, SharedHead, conv3x3
 
 CHANNELS = 64
 

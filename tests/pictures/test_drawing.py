@@ -5,7 +5,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
-from defcn_ext.tools.drawing import (
+from defcn_ext.evaluation.outcomes import Tally
+from defcn_ext.pictures.drawing import (
     CLASS_COLORS,
     REPEAT_COLOR,
     Scene,
@@ -16,8 +17,7 @@ from defcn_ext.tools.drawing import (
     score_map_figure,
     show_image,
 )
-from defcn_ext.tools.outcomes import Tally
-from tests.tools.test_outcomes import detections, objects
+from tests.evaluation.test_outcomes import detections, objects
 
 NAMES = ["disc", "ring"]
 

@@ -9,10 +9,11 @@ from dataclasses import asdict
 
 import pytest
 
-from defcn_ext.engine.preflight import UserError
-from defcn_ext.tools import compare, compare_jobs
-from defcn_ext.tools.compare_jobs import Failure, Plan, locked, run_all
-from tests.tools.conftest import REPOSITORY
+from defcn_ext.config import UserError
+from defcn_ext.study import jobs
+from defcn_ext.study.jobs import Failure, Plan, locked, run_all
+from defcn_ext.tools import compare
+from tests.quick import REPOSITORY
 from tests.tools.test_compare import QUICK, SMALL, arguments, make_run
 
 INPUTS = {"config": "a", "data": "b"}
@@ -37,7 +38,7 @@ def children(monkeypatch):
             command = [sys.executable, "-S", "-c", scripts[folder.name], str(folder)]
             return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log)
 
-    monkeypatch.setattr(compare_jobs, "start", start)
+    monkeypatch.setattr(jobs, "start", start)
     return scripts, started
 
 
@@ -93,13 +94,13 @@ def test_finished_runs_are_taken_over_without_a_child(tmp_path, children, capsys
 def test_children_end_when_the_call_is_interrupted(tmp_path, children, monkeypatch):
     children[0]["a"] = "import time; time.sleep(60)"
     processes = []
-    start = compare_jobs.start
-    monkeypatch.setattr(compare_jobs, "start", lambda *args: processes.append(start(*args)) or processes[-1])
+    start = jobs.start
+    monkeypatch.setattr(jobs, "start", lambda *args: processes.append(start(*args)) or processes[-1])
 
     def interrupt(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compare_jobs.time, "sleep", interrupt)
+    monkeypatch.setattr(jobs.time, "sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run_all(plans(tmp_path, "a"), jobs=1, threads=1, lock=None)
     assert processes[0].poll() == -signal.SIGKILL
@@ -118,7 +119,7 @@ def test_two_calls_in_one_folder(tmp_path):
 
 
 def test_the_lock_of_a_dead_call_is_waited_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(compare_jobs, "LOCK_PATIENCE", 0.3)
+    monkeypatch.setattr(jobs, "LOCK_PATIENCE", 0.3)
     dead = subprocess.Popen([sys.executable, "-S", "-c", ""])
     dead.wait()
     with locked(tmp_path) as file:  # as an orphan holds it

@@ -5,11 +5,11 @@ import math
 import pytest
 from PIL import Image
 
-from defcn_ext.tools import compare_plots, compare_report
+from defcn_ext.study import plots, report
+from defcn_ext.study.jobs import Failure
+from defcn_ext.study.report import Spread, Summary, target_ap
+from defcn_ext.study.runs import Evaluation
 from defcn_ext.tools.compare import Entry
-from defcn_ext.tools.compare_jobs import Failure
-from defcn_ext.tools.compare_report import Spread, Summary, target_ap
-from defcn_ext.tools.compare_runs import Evaluation
 from tests.tools.test_compare import make_run
 
 FCOS = [
@@ -63,7 +63,7 @@ def test_only_iterations_that_all_seeds_evaluated_count():
 
 
 def test_table():
-    header, _, fcos, poto, lost = cells(compare_report.markdown(summaries()))
+    header, _, fcos, poto, lost = cells(report.markdown(summaries()))
     assert header[-1] == "iterations to AP 20.0"
     expected = ["FCOS", "0, 1", "22.0 ± 2.8", "36.0 ± 1.4", "+14.0 ± 1.4", "44.0 ± 5.7", "3.00 ± 0.71", "1:15", "20"]
     assert fcos == expected
@@ -73,7 +73,7 @@ def test_table():
 
 def test_files(tmp_path):
     entries = [Entry("FCOS", "fcos.yaml"), Entry("POTO", "poto.yaml", ("A.B", "c, d")), Entry("lost", "x.yaml")]
-    table = compare_report.write_report(entries, [*FCOS, *POTO], FAILURES, tmp_path)
+    table = report.write_report(entries, [*FCOS, *POTO], FAILURES, tmp_path)
     names = ["ap.png", "duplicates.png", "results.json", "table.csv", "table.md"]
     assert sorted(x.name for x in tmp_path.iterdir()) == names
     assert (tmp_path / "table.md").read_text(encoding="utf-8") == table + "\n"
@@ -92,7 +92,7 @@ def test_files(tmp_path):
 
 
 def test_ap_against_iterations():
-    axes = compare_plots.ap_figure(LABELS, [*FCOS, *POTO]).axes[0]
+    axes = plots.ap_figure(LABELS, [*FCOS, *POTO]).axes[0]
     drawn = [(x.get_linestyle(), list(x.get_xdata()), list(x.get_ydata())) for x in axes.get_lines()]
     assert drawn == [
         ("-", [10, 20], [6.0, 22.0]),
@@ -113,12 +113,12 @@ def test_ap_against_iterations():
 
 def test_a_value_that_could_not_be_measured_leaves_a_gap():
     run = make_run(aps=((10, math.nan, 1.0), (20, 3.0, 4.0)))
-    assert compare_plots.mean_and_range([run, FCOS[0]], "ap") == [(10, 5.0, 5.0, 5.0), (20, 11.5, 3.0, 20.0)]
-    assert compare_plots.mean_and_range([NOTHING], "ap") == []
+    assert plots.mean_and_range([run, FCOS[0]], "ap") == [(10, 5.0, 5.0, 5.0), (20, 11.5, 3.0, 20.0)]
+    assert plots.mean_and_range([NOTHING], "ap") == []
 
 
 def test_duplicates_of_each_detector():
-    axes = compare_plots.duplicates_figure(LABELS, [*FCOS, *POTO]).axes[0]
+    axes = plots.duplicates_figure(LABELS, [*FCOS, *POTO]).axes[0]
     assert [bar.get_height() for bar in axes.patches] == [3.0, 0.1, 0.0]
     (points,) = axes.get_lines()
     assert list(points.get_ydata()) == [2.5, 3.5] and all(abs(x) < 0.3 for x in points.get_xdata())
@@ -127,7 +127,7 @@ def test_duplicates_of_each_detector():
 
 
 def test_nothing_finished_still_gives_a_report(tmp_path):
-    table = compare_report.write_report([Entry("lost", "x.yaml")], [], FAILURES[1:], tmp_path)
+    table = report.write_report([Entry("lost", "x.yaml")], [], FAILURES[1:], tmp_path)
     assert "iterations to AP -" in table and (tmp_path / "ap.png").stat().st_size > 0
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
+from defcn_ext.benchmarks.costs import Predictions, measure
 from defcn_ext.tools import analyze
-from defcn_ext.tools.costs import Predictions, measure
 from detectron2.modeling import build_model
 from tests.tiny import ALL, tiny_cfg
 

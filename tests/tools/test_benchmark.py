@@ -2,10 +2,11 @@ import pytest
 import torch
 
 from defcn_ext.assignment import build_rule, rules
+from defcn_ext.benchmarks import assignment, losses
+from defcn_ext.benchmarks.scenes import SIZES, level_sizes
 from defcn_ext.layers import max_over_neighbours
 from defcn_ext.losses import paired_iou
-from defcn_ext.tools import benchmark, benchmark_assignment, benchmark_losses
-from defcn_ext.tools.benchmark_scenes import SIZES, level_sizes
+from defcn_ext.tools import benchmark
 
 
 @pytest.mark.parametrize("count", [1, 40])
@@ -32,12 +33,12 @@ def test_the_tables_have_a_row_a_case(capsys):
     assert all(row.rstrip(" |").endswith("x") for row in table.splitlines()[2:])
 
 
-@pytest.mark.parametrize("name", sorted(benchmark_assignment.DENSE))
+@pytest.mark.parametrize("name", sorted(assignment.DENSE))
 @pytest.mark.parametrize("trained", [True, False])
 def test_dense_forms_find_what_the_rules_find(name, trained):
-    batch = benchmark_assignment.make_batch(2, 6, 3, trained, name == "RetinaNet", "cpu")
+    batch = assignment.make_batch(2, 6, 3, trained, name == "RetinaNet", "cpu")
     pairs, found = build_rule(name)(*batch), []
-    for n, (point, object) in enumerate(benchmark_assignment.run_dense(name, batch)):
+    for n, (point, object) in enumerate(assignment.run_dense(name, batch)):
         found += zip((point + n * len(batch.points)).tolist(), (object + 6 * n).tolist())
     ours = set(zip(pairs.point.tolist(), pairs.object.tolist()))
     if name == "POTO":  # the dense form also pairs objects that no point covers
@@ -52,20 +53,20 @@ def test_peak_memory_counts_what_lives_at_once():
         del x
         return (y * 2)[:5].view(5, 1)
 
-    assert benchmark_assignment.peak_memory(run, "cpu") == 2
-    assert benchmark_assignment.peak_memory(run, "cpu") == 2
+    assert assignment.peak_memory(run, "cpu") == 2
+    assert assignment.peak_memory(run, "cpu") == 2
 
 
 def test_assignment_table_has_a_ratio_where_a_dense_form_exists(capsys):
-    table = benchmark_assignment.benchmark_assignment(["FCOS", "ATSS"], [2], 1, 3, 1, "cpu").splitlines()[2:]
+    table = assignment.benchmark_assignment(["FCOS", "ATSS"], [2], 1, 3, 1, "cpu").splitlines()[2:]
     assert [row.split("|")[1].strip() for row in table] == ["FCOS", "FCOS", "ATSS", "ATSS"]
     assert [row.rstrip(" |")[-1] for row in table] == ["x", "x", "-", "-"]
 
 
 @pytest.mark.parametrize("name", ["DW", "FCOS", "GFL", "O2F", "POTO", "TOOD", "VFL"])
 def test_training_step_has_gradients_of_every_prediction(name):
-    batch = benchmark_assignment.make_batch(2, 6, 3, True, False, "cpu")
-    of_logits, of_boxes, of_quality = benchmark_losses.training_step(benchmark_losses.branch_of(name, 3), batch)()
+    batch = assignment.make_batch(2, 6, 3, True, False, "cpu")
+    of_logits, of_boxes, of_quality = losses.training_step(losses.branch_of(name, 3), batch)()
     points = len(batch.points)
     assert of_logits.shape == (2, points, 3) and of_logits.isfinite().all()
     assert (of_logits != 0).float().mean() > 0.99  # a pair without weight has none
@@ -77,14 +78,14 @@ def test_memory_of_a_step_does_not_follow_points_times_objects():
     """Twenty times the objects add less than one float32 a point for a tenth of them."""
     memory = {}
     for count in (5, 100):
-        batch = benchmark_assignment.make_batch(1, count, 3, True, False, "cpu")
-        run = benchmark_losses.training_step(benchmark_losses.branch_of("O2F", 3), batch)
-        memory[count] = benchmark_assignment.peak_memory(run, "cpu")
+        batch = assignment.make_batch(1, count, 3, True, False, "cpu")
+        run = losses.training_step(losses.branch_of("O2F", 3), batch)
+        memory[count] = assignment.peak_memory(run, "cpu")
     assert memory[100] - memory[5] < 95 / 10 * 4 * len(batch.points) / 2**20
 
 
 def test_table_with_losses(capsys):
-    table = benchmark_losses.benchmark_losses(["O2F", "DW"], [2, 3], 1, 3, 1, "cpu").splitlines()[2:]
+    table = losses.benchmark_losses(["O2F", "DW"], [2, 3], 1, 3, 1, "cpu").splitlines()[2:]
     cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in table]
     assert [row[:2] for row in cells] == [["O2F", "2"], ["O2F", "3"], ["DW", "2"], ["DW", "3"]]
     assert all(0 < float(row[2]) < float(row[3]) for row in cells)
@@ -96,6 +97,6 @@ def test_levels_of_an_image_are_those_of_the_padded_network_input():
 
 
 def test_the_step_of_every_rule_is_measured_also_with_anchors():
-    lines = benchmark_losses.benchmark_losses([], [3], 1, 2, 1, "cpu", (64, 96)).splitlines()[2:]
+    lines = losses.benchmark_losses([], [3], 1, 2, 1, "cpu", (64, 96)).splitlines()[2:]
     assert [line.split(" | ")[0].strip("| ") for line in lines] == [name for name in rules() if name != "Combine"]
     assert all(float(line.split(" | ")[4]) >= 0 for line in lines)

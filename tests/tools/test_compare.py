@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from defcn_ext.engine.preflight import UserError
-from defcn_ext.tools import compare, compare_runs
+from defcn_ext.config import UserError
+from defcn_ext.evaluation.outcomes import Tally
+from defcn_ext.study import runs
+from defcn_ext.study.runs import Evaluation, Run
+from defcn_ext.tools import compare
 from defcn_ext.tools.compare import Entry, parse, parse_entries, parse_entry
-from defcn_ext.tools.compare_runs import Evaluation, Run
-from defcn_ext.tools.outcomes import Tally
-from tests.tools.conftest import REPOSITORY
+from tests.quick import REPOSITORY
 
 QUICK = REPOSITORY / "configs" / "Quick"
 SMALL = ["INPUT.MIN_SIZE_TRAIN", "(96,)", "INPUT.MIN_SIZE_TEST", "96", "SOLVER.IMS_PER_BATCH", "2"]
@@ -125,15 +126,15 @@ def test_all_configs_are_checked_before_the_first_training(quick, tmp_path, monk
 
 def prepared(folder, *opts, iterations=4):
     cfg = config(folder, *SMALL, "TEST.EVAL_PERIOD", "2", *opts, iterations=iterations)
-    inputs = compare_runs.inputs_of(cfg)
+    inputs = runs.inputs_of(cfg)
     path = Path(cfg.OUTPUT_DIR)
-    compare_runs.prepare_folder(path, cfg, inputs)
+    runs.prepare_folder(path, cfg, inputs)
     return path, inputs
 
 
 def test_an_interrupted_run_goes_on_and_gives_the_same(quick, tmp_path, monkeypatch):
     folder, _ = prepared(tmp_path / "a")
-    whole = compare_runs.train(folder)
+    whole = runs.train(folder)
     assert [x.iteration for x in whole.curve] == [2, 4] and whole.images == 6 and whole.counts.objects > 0
     assert sorted(x.name for x in folder.glob("*.pth")) == ["model_final.pth"]
 
@@ -147,27 +148,25 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(quick, tmp_path, monkeypa
 
     folder, inputs = prepared(tmp_path / "b")
     with monkeypatch.context() as patch:
-        patch.setattr(compare_runs.Record, "before_step", stop_at_the_third)
+        patch.setattr(runs.Record, "before_step", stop_at_the_third)
         with pytest.raises(PulledPlugError):
-            compare_runs.train(folder)
+            runs.train(folder)
     assert (folder / "last_checkpoint").read_text() == "model_0000001.pth"
-    compare_runs.prepare_folder(folder, *_again(folder, inputs))
+    runs.prepare_folder(folder, *_again(folder, inputs))
     steps = []
-    run_step = compare_runs.RecordedTrainer.run_step
-    monkeypatch.setattr(
-        compare_runs.RecordedTrainer, "run_step", lambda self: (steps.append(self.iter), run_step(self))
-    )
-    resumed = compare_runs.train(folder)
+    run_step = runs.RecordedTrainer.run_step
+    monkeypatch.setattr(runs.RecordedTrainer, "run_step", lambda self: (steps.append(self.iter), run_step(self)))
+    resumed = runs.train(folder)
     assert steps == [2, 3]
     assert resumed.curve == whole.curve and resumed.counts == whole.counts
     first, second = (torch.load(run.weights, weights_only=False)["model"] for run in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first) and len(first) > 50
-    again = compare_runs.train(folder)  # killed after the training, before its record was written
+    again = runs.train(folder)  # killed after the training, before its record was written
     assert again.curve == whole.curve and again.train_seconds == resumed.train_seconds and steps == [2, 3]
 
 
 def _again(folder, inputs):
-    return compare_runs.load_config(str(folder / "config.yaml"), []), inputs
+    return runs.load_config(str(folder / "config.yaml"), []), inputs
 
 
 def test_an_empty_checkpoint_pointer_starts_again(tmp_path):
@@ -175,7 +174,7 @@ def test_an_empty_checkpoint_pointer_starts_again(tmp_path):
     for text, kept in [("", False), ("model_0000001.pth", False), ("model_final.pth", True)]:
         (tmp_path / "model_final.pth").touch()
         pointer.write_text(text)
-        compare_runs._forget_lost_checkpoint(tmp_path)
+        runs._forget_lost_checkpoint(tmp_path)
         assert pointer.exists() == kept
 
 
@@ -189,22 +188,22 @@ def test_folders_of_other_runs_are_refused_and_kept(quick, tmp_path):
     with pytest.raises(UserError, match=r"holds a run with another config \(BASE_LR: 0.003\): remove it"):
         prepared(tmp_path, "SOLVER.BASE_LR", "0.5")
     with pytest.raises(UserError, match="on other data"):
-        compare_runs.prepare_folder(folder, config(tmp_path), {**inputs, "data": "other"})
+        runs.prepare_folder(folder, config(tmp_path), {**inputs, "data": "other"})
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(UserError, match="files that are of no comparison"):
-        compare_runs.prepare_folder(tmp_path / "mine", config(tmp_path), inputs)
+        runs.prepare_folder(tmp_path / "mine", config(tmp_path), inputs)
 
 
 def test_a_finished_run_is_taken_over_if_inputs_are_equal(quick, tmp_path):
     folder, inputs = prepared(tmp_path)
     run = make_run(aps=((4, math.nan, 3.0),))
-    content = {"run": compare_runs.without_nan(compare_runs.asdict(run)), "inputs": inputs}
+    content = {"run": runs.without_nan(runs.asdict(run)), "inputs": inputs}
     (folder / "run.json").write_text(json.dumps(content))
-    found = compare_runs.read_run(folder, inputs)
+    found = runs.read_run(folder, inputs)
     assert math.isnan(found.curve[0].ap) and found.curve[0].ap_with_nms == 3.0 and found.counts == run.counts
-    assert compare_runs.read_run(folder, {**inputs, "data": "other"}) is None
+    assert runs.read_run(folder, {**inputs, "data": "other"}) is None
     (folder / "run.json").write_text(json.dumps(content)[:50])
-    assert compare_runs.read_run(folder, inputs) is None
+    assert runs.read_run(folder, inputs) is None
     moved = config(tmp_path / "elsewhere", *SMALL, "TEST.EVAL_PERIOD", "2", iterations=4)
-    assert compare_runs.inputs_of(moved) == inputs
+    assert runs.inputs_of(moved) == inputs

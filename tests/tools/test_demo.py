@@ -6,10 +6,11 @@ import time
 
 import pytest
 
-from defcn_ext.engine.preflight import UserError
-from defcn_ext.tools import demo, demo_training
-from defcn_ext.tools.outcomes import Tally
-from tests.tools.conftest import REPOSITORY
+from defcn_ext.config import UserError
+from defcn_ext.evaluation.outcomes import Tally
+from defcn_ext.study import training
+from defcn_ext.tools import demo
+from tests.quick import REPOSITORY
 
 PICTURES = {"demo.png", "contact_sheet.png", "score_maps_1.png", "score_maps_2.png"}
 
@@ -23,7 +24,7 @@ def make_run(**changes):
         "ap": {"without_nms": 20.25, "with_nms": 51.5},
         "counts": Tally(objects=100, found=80, duplicates=200, wrong=3),
     }
-    return demo_training.Run(**{**values, **changes})
+    return training.Run(**{**values, **changes})
 
 
 def test_table():
@@ -49,7 +50,7 @@ def test_a_run_survives_its_record():
     from dataclasses import asdict
 
     run = make_run()
-    assert demo_training.Run.from_json(json.loads(json.dumps(asdict(run)))) == run
+    assert training.Run.from_json(json.loads(json.dumps(asdict(run)))) == run
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_trains_once_and_then_takes_over(quick, small, tmp_path, capsys, monkeyp
     assert all(str(tmp_path / name) in printed for name in written - {"fcos", "defcn"})
     assert (tmp_path / "table.md").read_text().strip() in printed
 
-    monkeypatch.setattr(demo_training, "train", pytest.fail)
+    monkeypatch.setattr(training, "train", pytest.fail)
     again = demo.run_demo(tmp_path, iterations=1)
     assert [run.train_seconds for run in again] == [run.train_seconds for run in first]
     assert "already trained" in capsys.readouterr().out
@@ -89,21 +90,21 @@ def test_another_config_or_other_data_trains_again(quick, tmp_path, monkeypatch)
         weights.touch()
         return make_run(weights=str(weights))
 
-    monkeypatch.setattr(demo_training, "train", train)
+    monkeypatch.setattr(training, "train", train)
     data = tmp_path / "data"
     data.mkdir()
     for iterations, digest in [(5, "a"), (5, "a"), (6, "a"), (6, "b"), (6, "b")]:
         (data / "meta.json").write_text(json.dumps({"sha256": digest}))
         cfg = demo.demo_config("fcos.yaml", tmp_path / "run", iterations)
-        demo_training.train_or_reuse("FCOS", cfg, data)
+        training.train_or_reuse("FCOS", cfg, data)
     assert calls == [5, 6, 6]
     (tmp_path / "run" / "model_final.pth").unlink()
-    demo_training.train_or_reuse("FCOS", cfg, data)
+    training.train_or_reuse("FCOS", cfg, data)
     assert calls == [5, 6, 6, 6]
     record = tmp_path / "run" / "run.json"
     for broken in (record.read_text()[:40], "[]", '{"run": {}}'):
         record.write_text(broken)
-        demo_training.train_or_reuse("FCOS", cfg, data)
+        training.train_or_reuse("FCOS", cfg, data)
     assert calls == [5, 6, 6, 6, 6, 6, 6]
     assert sorted(p.name for p in record.parent.iterdir()) == ["config.yaml", "model_final.pth", "run.json"]
 
@@ -113,7 +114,7 @@ def test_never_removes_what_is_not_its_own(tmp_path):
     precious.parent.mkdir()
     precious.write_text("years of work")
     with pytest.raises(UserError, match="choose another --output"):
-        demo_training.clear(precious.parent)
+        training.clear(precious.parent)
     assert precious.read_text() == "years of work"
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from defcn_ext.nms import greedy_nms
+from defcn_ext.inference.nms import greedy_nms
 from defcn_ext.tools import nms_bound
 
 # IoU of neighbours 2/3 (8 x 10 of 12 x 10), of the first and the third 3/7

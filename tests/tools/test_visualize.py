@@ -2,14 +2,15 @@ import pytest
 import torch
 from PIL import Image
 
+from defcn_ext.config import UserError
 from defcn_ext.data import UnreadableImageError
 from defcn_ext.engine import Trainer
-from defcn_ext.engine.preflight import UserError, load_config
+from defcn_ext.engine.preflight import load_config
 from defcn_ext.tools import visualize
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from tests.tools.conftest import REPOSITORY
+from tests.quick import REPOSITORY
 
 FCOS, DEFCN = (str(REPOSITORY / "configs" / "Quick" / f"{name}.yaml") for name in ("fcos", "poto_3dmf_aux"))
 THIN = ["MODEL.FPN.OUT_CHANNELS", "32", "MODEL.DEFCN.NUM_CONVS", "1", "MODEL.DEVICE", "cpu"]

@@ -4,15 +4,16 @@ import pytest
 import torch
 from PIL import Image
 
+from defcn_ext.config import UserError
 from defcn_ext.engine import Trainer
-from defcn_ext.engine.preflight import UserError, load_config
+from defcn_ext.engine.preflight import load_config
+from defcn_ext.pictures.drawing import ScoreMap
+from defcn_ext.pictures.labels import Shade, highest_of_levels, label_figure
 from defcn_ext.tools import visualize_labels
-from defcn_ext.tools.drawing import ScoreMap
-from defcn_ext.tools.label_drawing import Shade, highest_of_levels, label_figure
 from defcn_ext.tools.visualize import load_detector, load_scene
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog
-from tests.tools.conftest import REPOSITORY
+from tests.quick import REPOSITORY
 
 O2F, DW, POTO, DATE_R = (
     str(REPOSITORY / "configs" / "Quick" / f"{name}.yaml") for name in ("o2f", "dw", "poto", "date_r")

@@ -1,0 +1,1 @@
+"""What things cost: time and memory beside an obvious form, parameters and FLOPs."""

@@ -1,0 +1,1 @@
+"""All that draws: detections, score maps, labels, training pictures."""

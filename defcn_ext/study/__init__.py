@@ -1,0 +1,1 @@
+"""Many trainings, compared on the same data and budget."""
