@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from defcn_ext.assignment.progress import Progress
 from defcn_ext.branches import Branch, build_branches, build_towers
 from defcn_ext.inference import Inference
 from defcn_ext.inference.peak_filter import PeakFilter
@@ -152,7 +153,7 @@ class DeFCN(nn.Module):
         """Share of the training that is over, from 0 to 1, by the event storage's iteration; 0 outside a training."""
         if not has_event_storage():
             return 0.0
-        return min(1.0, get_event_storage().iter / max(1, self.max_iter - 1))
+        return Progress(get_event_storage().iter, self.max_iter)
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalises the images, then pads them at the right and bottom to one size."""

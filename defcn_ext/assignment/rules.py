@@ -53,7 +53,8 @@ class Rule:
             gt_boxes: (G, 4) objects of all images.
             gt_classes: (G,) their classes.
             image: (G,) the image each object is in; may be left out for one image.
-            progress: share of the training that is over, for rules that change with it.
+            progress: share of the training that is over, for rules that change with it; a `Progress` where an epoch
+                may be no whole number of iterations.
             image_sizes: (N, 2) height and width of each image without padding; without it, the extent of the points.
 
         Returns:

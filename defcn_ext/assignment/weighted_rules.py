@@ -14,6 +14,7 @@ from . import dense
 from . import quality as quality_steps
 from . import selection as selection_steps
 from . import weighting as weighting_steps
+from .progress import is_before
 from .rules import Rule, build_rule, register_rule
 from .scene import Scene
 
@@ -174,7 +175,7 @@ class Hybrid(Rule):
 
     def __call__(self, *args, progress: float = 0.0, **options) -> Pairs:
         """As `Rule.__call__`."""
-        if progress < self.switch:
+        if is_before(progress, self.switch):
             return self.early(*args, progress=progress, **options)
         return super().__call__(*args, progress=progress, **options)
 

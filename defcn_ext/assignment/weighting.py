@@ -16,6 +16,7 @@ from torch import Tensor
 
 from defcn_ext.structures import Pairs
 
+from .progress import epoch_of
 from .scene import Scene
 from .selection import first_of_group
 from .steps import register_step
@@ -78,12 +79,11 @@ def label_ceiling(progress: float, t_max: float, t_min: float, epochs: int | Non
     """T of `soft_labels` (o2f Eq. 3).
 
     Args:
-        progress: iteration / (iterations - 1), in [0, 1].
+        progress: iteration / (iterations - 1), in [0, 1]; with a `Progress` epochs begin at their own iteration.
         epochs: number of steps, or None for a straight line.
     """
     if epochs is not None:
-        epoch = min(epochs - 1, int(progress * epochs + 1e-9))
-        progress = epoch / max(1, epochs - 1)
+        progress = epoch_of(progress, epochs) / max(1, epochs - 1)
     return t_max + (t_min - t_max) * progress
 
 

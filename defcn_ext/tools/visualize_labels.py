@@ -23,6 +23,7 @@ import torch
 
 import defcn_ext  # noqa: F401  (makes detectron2 importable)
 from defcn_ext.assignment.expression import parse_call
+from defcn_ext.assignment.progress import Progress
 from defcn_ext.branches import Branch
 from defcn_ext.branches.weighted import DualWeightingBranch, soft_label
 from defcn_ext.config import UserError
@@ -102,7 +103,7 @@ def progress_of(detector: Detector, weights: str) -> float:
     state = torch.load(weights, map_location="cpu", weights_only=False)
     if not isinstance(state, dict) or "iteration" not in state:
         raise UserError(f"--weights {weights}: says no iteration; give --progress, such as --progress 0.5")
-    return min(1.0, state["iteration"] / max(1, detector.cfg.SOLVER.MAX_ITER - 1))
+    return Progress(state["iteration"], detector.cfg.SOLVER.MAX_ITER)
 
 
 def choose_records(records: Sequence[dict[str, Any]], args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from defcn_ext.assignment import build_rule
+from defcn_ext.assignment.progress import Progress
 from defcn_ext.losses import paired_iou
 from defcn_ext.structures import Points
 from tests.assignment.scenes import POINTS, as_dict, crowd
@@ -214,13 +215,15 @@ def test_tood_chooses_thirteen_and_normalises(name):
 # HybridEpoch (o2f, Table 5)
 
 
-@pytest.mark.parametrize("total, first_late", [(90_000, 60_000), (87_960, 58_640), (12, 8), (36, 24)])
+@pytest.mark.parametrize(
+    "total, first_late", [(90_000, 60_000), (87_960, 58_640), (12, 8), (36, 24), (10, 7), (100, 67)]
+)
 def test_hybrid_switches_at_two_thirds(total, first_late):
     scene, rule = crowd(10, 9), build_rule("HybridEpoch")
     many, one = as_dict(build_rule("FCOS")(POINTS, *scene)), as_dict(build_rule("POTO")(POINTS, *scene))
     assert many != one
     for iteration in (0, first_late - 1, first_late, total - 1):
-        pairs = rule(POINTS, *scene, progress=iteration / (total - 1))
+        pairs = rule(POINTS, *scene, progress=Progress(iteration, total))
         assert as_dict(pairs) == (many if iteration < first_late else one), iteration
         assert pairs.positive is None
 

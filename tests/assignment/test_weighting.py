@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from defcn_ext.assignment import build_rule, weighting
+from defcn_ext.assignment.progress import Progress
 from defcn_ext.assignment.scene import make_scene
 from defcn_ext.structures import Pairs, Points
 
@@ -15,7 +16,7 @@ TWELVE = (0.6, 0.563636, 0.527273, 0.490909, 0.454545, 0.418182, 0.381818, 0.345
 
 
 def ceiling(iteration, total, epochs=None):
-    return weighting.label_ceiling(min(1.0, iteration / max(1, total - 1)), 0.6, 0.2, epochs)
+    return weighting.label_ceiling(Progress(iteration, total), 0.6, 0.2, epochs)
 
 
 # T (o2f Eq. 3; 40-o2f section 5)
@@ -40,13 +41,12 @@ def test_a_step_ends_at_its_epochs_first_iteration(epochs, length):
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 60), st.data())
-def test_a_step_is_never_more_than_one_iteration_early(epochs, data):
-    """An epoch of a whole number of iterations ends exactly; else the step is that of this iteration or the next."""
-    total = data.draw(st.integers(epochs, 10**6))
+def test_an_epoch_begins_at_its_own_iteration(epochs, data):
+    """T of iteration i is that of epoch floor(i N / I), also where the N epochs do not divide the I iterations."""
+    total = data.draw(st.integers(1, 10**6))
     iteration = data.draw(st.integers(0, total - 1))
-    steps = [min(epochs - 1, i * epochs // total) for i in (iteration, iteration + 1)]
-    possible = [0.6 - 0.4 * e / max(1, epochs - 1) for e in (steps[:1] if total % epochs == 0 else steps)]
-    assert any(abs(ceiling(iteration, total, epochs) - x) < 1e-9 for x in possible)
+    expected = 0.6 - 0.4 * (iteration * epochs // total) / max(1, epochs - 1)
+    assert ceiling(iteration, total, epochs) == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_line():
