@@ -11,7 +11,8 @@ PLATFORM = describe(ensure_detectron2())
 with warnings.catch_warnings():
     # fvcore scripts its losses on import, which newer versions of torch call deprecated
     warnings.filterwarnings("ignore", ".*torch.jit.script.* is deprecated", FutureWarning)
-    from defcn_ext import backbones, meta_arch  # noqa: F401  (fill Detectron2's registries)
+    # They fill Detectron2's registries, and its catalogs with the data sets of this project's configs.
+    from defcn_ext import backbones, data, meta_arch  # noqa: F401
     from defcn_ext.config import add_defcn_config
 
 __all__ = ["PLATFORM", "add_defcn_config"]
