@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,14 +26,14 @@ class _ProductLogit(torch.autograd.Function):
     """`product_logit` with its closed-form gradient, in half the passes over the map that autograd takes."""
 
     @staticmethod
-    def forward(ctx, a: Tensor, b: Tensor) -> Tensor:
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         z = torch.logaddexp(-a, F.softplus(-a) - b).neg_()
         ctx.save_for_backward(a, b, z)
         return z
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         a, b, z = ctx.saved_tensors
 
         def pulled(x: Tensor) -> Tensor:
@@ -45,32 +45,60 @@ class _ProductLogit(torch.autograd.Function):
 
 
 class _BackgroundFocalSum(torch.autograd.Function):
-    """Sum of `sigma(z)^gamma softplus(z)`; its gradient is computed with it, and is the one tensor that is kept."""
+    """`background_focal_sum`; its gradient is computed with it, and is the one tensor that is kept."""
 
     @staticmethod
-    def forward(ctx, z: Tensor, gamma: float) -> Tensor:
+    def forward(
+        ctx: Any, z: Tensor, gamma: float, entries: Tensor, ignored: Tensor | None, constant_importance: bool
+    ) -> Tensor:
         p, cost = z.sigmoid(), F.softplus(z)
-        modulation = p.pow(gamma)
+        importance = p.pow(gamma)
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward(torch.addcmul(p, 1 - p, cost, value=gamma).mul_(modulation))
-        return modulation.mul_(cost).sum()
+            slope = p.clone() if constant_importance else torch.addcmul(p, 1 - p, cost, value=gamma)
+            ctx.save_for_backward(_without(slope.mul_(importance), entries, ignored))
+        return _without(importance.mul_(cost), entries, ignored).sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
-        return slope * grad, None
+        return slope * grad, None, None, None, None
 
 
-def background_focal_sum(logits: Tensor, gamma: float = 2.0) -> Tensor:
-    """Sum of `s^gamma (-log(1 - s))` over all entries of float32 logits, without a factor."""
-    return _BackgroundFocalSum.apply(logits, gamma)
+def _without(values: Tensor, entries: Tensor, ignored: Tensor | None) -> Tensor:
+    """The (M, K) map itself, 0 at some entries (E,) of it, counted row by row, and in ignored rows (I,)."""
+    values.view(-1)[entries] = 0
+    return values if ignored is None else values.index_fill_(0, ignored, 0)
 
 
-def without_rows(logits: Tensor, ignored: Tensor | None) -> Tensor:
-    """The logits in float32; minus infinity, which has no loss and no gradient, in ignored rows."""
-    logits = logits.float()
-    return logits if ignored is None else logits.index_fill(0, ignored, -math.inf)
+def background_focal_sum(
+    logits: Tensor,
+    entries: Tensor,
+    *,
+    ignored: Tensor | None = None,
+    gamma: float = 2.0,
+    constant_importance: bool = False,
+) -> Tensor:
+    """Sum of `s^gamma (-log(1 - s))` over a map, in float32, without a factor.
+
+    What is left out is never added: to take it off again would leave the rounding of a sum that is far larger than
+    what remains, above all in the gradient.
+
+    Args:
+        logits: (M, K) logits of the scores s.
+        entries: (E,) entries `row K + class` to leave out.
+        ignored: (I,) rows to leave out, whatever stands in them.
+        constant_importance: whether s^gamma is a constant to the gradient.
+
+    Returns:
+        A scalar.
+    """
+    return _BackgroundFocalSum.apply(logits.float().contiguous(), gamma, entries, ignored, constant_importance)
+
+
+def foreground_focal(logits: Tensor, gamma: float = 2.0) -> Tensor:
+    """`(1 - s)^gamma (-log s)` of float32 logits, entry by entry; both factors are exact for certain scores too."""
+    return (-gamma * F.softplus(logits)).exp() * F.softplus(-logits)
 
 
 def focal_loss_sum(
@@ -104,10 +132,6 @@ def focal_loss_sum(
             f"focal_loss_sum wants logits (M, K) and rows, classes (P,); got {tuple(logits.shape)}, "
             f"{tuple(rows.shape)}, {tuple(classes.shape)}"
         )
-    logits = without_rows(logits, ignored)
-    background = background_focal_sum(logits, gamma)
-    z = logits[rows, classes]
-    p = z.sigmoid()
-    as_positive = (1 - p) ** gamma * F.softplus(-z)
-    as_background = p**gamma * F.softplus(z)
-    return (1 - alpha) * background + (alpha * as_positive - (1 - alpha) * as_background).sum()
+    background = background_focal_sum(logits, rows * logits.shape[1] + classes, ignored=ignored, gamma=gamma)
+    positives = foreground_focal(logits[rows, classes].float(), gamma).sum()
+    return alpha * positives + (1 - alpha) * background

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from .focal import background_focal_sum, without_rows
+from .focal import background_focal_sum
 
 
 def weighted_loss_sum(
@@ -33,13 +33,10 @@ def weighted_loss_sum(
     Returns:
         A scalar, float32.
     """
-    logits = without_rows(logits, ignored)
-    entries, pair = (rows * logits.shape[1] + classes).unique(return_inverse=True)
-    paired = logits.flatten()[entries]
-    z = paired[pair]
+    z = logits[rows, classes].float()
     of_pairs = (positive * F.softplus(-z) + negative * F.softplus(z)).sum()
-    others = background_focal_sum(logits, gamma) - (paired.sigmoid() ** gamma * F.softplus(paired)).sum()
-    return of_pairs + background * others
+    entries = rows * logits.shape[1] + classes
+    return of_pairs + background * background_focal_sum(logits, entries, ignored=ignored, gamma=gamma)
 
 
 def dual_losses(
@@ -71,16 +68,13 @@ def dual_losses(
         the positive sum `positive (-log s)`, the negative sum `P s^g (-log(1 - s))` over all entries, and the sum
         of `1 - P`: scalars, float32.
     """
-    logits = without_rows(logits, ignored)
     entries, pair = (rows * logits.shape[1] + classes).unique(return_inverse=True)
-    spared = 1 - negative.new_ones(len(entries)).scatter_reduce(0, pair, negative, "amin")
-    z = logits.flatten()[entries]
+    smallest = negative.new_ones(len(entries)).scatter_reduce(0, pair, negative, "amin")
+    z = logits.flatten()[entries].float()
     of_positives = (positive * F.softplus(-z[pair])).sum()
-    if detach_importance:
-        everywhere = (logits.detach().sigmoid() ** gamma * F.softplus(logits)).sum()
-        score = z.detach().sigmoid()
-    else:
-        everywhere = background_focal_sum(logits, gamma)
-        score = z.sigmoid()
-    relief = score**gamma - (1 - spared) * score**candidate_gamma
-    return of_positives, everywhere - (relief * F.softplus(z)).sum(), spared.sum()
+    importance = (-candidate_gamma * F.softplus(-(z.detach() if detach_importance else z))).exp()  # s^g
+    of_candidates = (smallest * importance * F.softplus(z)).sum()
+    of_others = background_focal_sum(
+        logits, entries, ignored=ignored, gamma=gamma, constant_importance=detach_importance
+    )
+    return of_positives, of_candidates + of_others, (1 - smallest).sum()

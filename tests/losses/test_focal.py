@@ -53,6 +53,31 @@ def test_value_and_gradient_equal_the_dense_form(gamma):
     torch.testing.assert_close(grad, 3 * expected_grad.float(), rtol=1e-4, atol=1e-6)
 
 
+WIDE = torch.linspace(-30, 30, 121)[:, None]  # one class; every logit in turn is the positive
+
+
+def exact_focal(z, positive, alpha=0.25, gamma=2.0):
+    """In float64, without a difference of nearly equal numbers. (M,) entry by entry."""
+    z = torch.where(positive, -z, z)
+    factor = torch.where(positive, alpha, 1 - alpha)
+    return factor * (gamma * F.logsigmoid(z)).exp() * -F.logsigmoid(-z)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 3.0])
+@pytest.mark.parametrize("positive", [True, False])
+def test_every_logit_has_the_value_and_gradient_of_float64(gamma, positive):
+    """A certain positive pulls by 1e-7 of what it would as background, so it must not be counted as one."""
+    for z in WIDE:
+        logit = z[None].clone().requires_grad_()
+        exact = z.double().requires_grad_()
+        expected = exact_focal(exact, torch.tensor([positive]), gamma=gamma).sum()
+        where = torch.tensor([0]) if positive else NOTHING
+        value = focal_loss_sum(logit, where, where, gamma=gamma)
+        value.backward(), expected.backward()
+        assert value.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-30), z
+        assert logit.grad.item() == pytest.approx(exact.grad.item(), rel=1e-4, abs=1e-30), z
+
+
 @pytest.mark.parametrize("gamma", [0.0, 2.0])
 @pytest.mark.parametrize("ignored", [[3, 0, 48], [3, 3], []])
 def test_ignored_rows_add_nothing(gamma, ignored):

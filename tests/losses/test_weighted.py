@@ -87,6 +87,43 @@ def test_importance_of_candidates(gamma, constant):
     assert_equal(got, dense_dual(exact, *p, constant, gamma)[1], z, exact)
 
 
+WIDE = torch.linspace(-30, 30, 121, dtype=torch.float64)
+
+
+def log_s(z):
+    return torch.nn.functional.logsigmoid(z)
+
+
+@pytest.mark.parametrize("positive, negative", [(1.0, 0.0), (0.0, 1.0), (0.3, 0.7), (0.0, 0.0)])
+def test_weighted_loss_of_every_logit(positive, negative):
+    """Value and gradient of a pair alone, against float64; nothing of it as background is left over."""
+    for logit in WIDE:
+        exact = logit.clone().requires_grad_()
+        expected = -positive * log_s(exact) - negative * log_s(-exact)
+        z, zero = logit.float().reshape(1, 1).requires_grad_(), torch.tensor([0])
+        loss = weighted_loss_sum(z, zero, zero, torch.tensor([positive]), torch.tensor([negative]))
+        loss.backward(), expected.backward()
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-30), logit
+        # with both weights the gradient is a difference, exact to the rounding of these
+        assert z.grad.item() == pytest.approx(exact.grad.item(), rel=1e-4, abs=1e-7 * positive * negative), logit
+
+
+@pytest.mark.parametrize("smallest, g2", [(0.0, 2.0), (0.4, 2.0), (1.0, 0.5), (0.4, 0.0)])
+@pytest.mark.parametrize("constant", [False, True])
+def test_dual_losses_of_every_logit(smallest, g2, constant):
+    for logit in WIDE:
+        exact = logit.clone().requires_grad_()
+        importance = (g2 * log_s(exact.detach() if constant else exact)).exp()
+        expected = -0.6 * log_s(exact), -smallest * importance * log_s(-exact)
+        z, zero = logit.float().reshape(1, 1).requires_grad_(), torch.tensor([0])
+        weights = torch.tensor([0.6]), torch.tensor([smallest])
+        got = dual_losses(z, zero, zero, *weights, candidate_gamma=g2, detach_importance=constant)
+        for a, b in zip(got, expected):
+            (of_a,), (of_b,) = torch.autograd.grad(a, z, retain_graph=True), torch.autograd.grad(b, exact)
+            assert a.item() == pytest.approx(b.item(), rel=1e-4, abs=1e-30), logit
+            assert of_a.item() == pytest.approx(of_b.item(), rel=1e-4, abs=1e-30), logit
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_only_in_the_logits(dtype):
     z, p = logits().detach().to(dtype).requires_grad_(), pairs(40)
