@@ -248,10 +248,12 @@ class Pairs:
         point: (P,) index into the points; image `n` of a batch has the points `n R ... (n + 1) R - 1`.
         object: (P,) index into the objects.
         positive: (P,) how much the pair pulls its class score up, or None where the rule is hard (1).
-        negative: (P,) how much the pair pulls its class score down, or None where the rule is hard (0). For dual
-            weighting, in units of what a background point pulls.
+        negative: (P,) weight of the pair's negative term, or None where the rule is hard (0). That term is
+            `-log(1 - s)`, or, where `focal_negative` holds, what a background point has: `-s^g log(1 - s)`.
         covered: (G,) whether the object had any candidate at all; None before the candidates are complete.
         ignored: (I,) points that are neither positive nor background, or None where there are none.
+        focal_negative: whether the loss multiplies the negative term by an importance s^g (DW), with `negative` 1 for
+            an ordinary background point, or takes it as it is (soft labels).
     """
 
     point: Tensor
@@ -260,6 +262,7 @@ class Pairs:
     negative: Tensor | None = None
     covered: Tensor | None = None
     ignored: Tensor | None = None
+    focal_negative: bool = False
 
     def __len__(self) -> int:
         return len(self.point)

@@ -2,8 +2,9 @@
 
 A weighting step takes the scene, the selected pairs, their quality (P,) and the training progress in [0, 1], and
 returns the pairs with `positive` and `negative` filled in: the loss of a pair is
-`-positive log(s) - negative log(1 - s)` (DW Eq. 1). A rule without this step is hard: every pair is a full positive,
-everything else background. Weights are constants to the gradient.
+`-positive log(s) - negative log(1 - s)` (DW Eq. 1), the second term times an importance s^g where the step says so.
+A rule without this step is hard: every pair is a full positive, everything else background. Weights are constants to
+the gradient.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ TINY = torch.finfo(torch.float32).tiny
 LIGHTEST = 1e-12  # scale of the weights of a score that has reached its label, which the weights must still tell
 
 
-def gives_probability(weigh: Weighting) -> Weighting:
-    """Declares that `negative` is the probability of being a negative, whose importance is left to the loss."""
-    weigh.gives_probability = True
+def leaves_importance(weigh: Weighting) -> Weighting:
+    """Declares that the pairs are `focal_negative`: the importance s^g of negatives is left to the loss."""
+    weigh.leaves_importance = True
     return weigh
 
 
@@ -120,13 +121,14 @@ def dual(
     if not 0.5 < zero_at <= 1 or g1 <= 0 or sigma < 0:
         raise ValueError(f"dual: 0.5 < zero_at <= 1, g1 > 0, sigma >= 0 must hold; got {zero_at}, {g1}, {sigma}")
 
-    @gives_probability
+    @leaves_importance
     def weigh(scene: Scene, pairs: Pairs, quality: Tensor, progress: float) -> Pairs:
         consistency = quality.clamp(min=0)  # below it stand predictions that are not finite
         share = consistency * _center_prior(scene, pairs, sigma) if sigma > 0 else consistency
         total = share.new_zeros(scene.num_objects).index_add(0, pairs.object, share * (norm_mu * consistency).exp())
         positive = share * (mu * consistency).exp() / total.clamp(min=1e-12)[pairs.object]
-        return replace(pairs, positive=positive, negative=_negative_probability(scene, pairs, g1, zero_at, renormalize))
+        negative = _negative_probability(scene, pairs, g1, zero_at, renormalize)
+        return replace(pairs, positive=positive, negative=negative, focal_negative=True)
 
     return weigh
 

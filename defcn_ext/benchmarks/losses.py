@@ -33,7 +33,7 @@ def branch_of(name: str, classes: int) -> Branch:
     if rule.weighting is None:
         kind = PointBranch
     else:
-        kind = DualWeightingBranch if getattr(rule.weighting, "gives_probability", False) else WeightedBranch
+        kind = DualWeightingBranch if getattr(rule.weighting, "leaves_importance", False) else WeightedBranch
     return kind(in_channels=8, num_classes=classes, prior_prob=0.01, rule=rule)
 
 

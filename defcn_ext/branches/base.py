@@ -17,7 +17,7 @@ class Branch(nn.Module):
     Attributes:
         reads_first: whether `forward` needs the predictions of the model's first branch.
         weighted: whether the losses use the weights of pairs.
-        dual: whether they take the negative weight for the probability of being a negative (DW).
+        dual: whether they give the negative weights an importance s^g (`Pairs.focal_negative`; DW).
 
     Raises:
         ValueError: the rule does not give the weights that the losses use, or gives some that they would ignore.
@@ -33,7 +33,7 @@ class Branch(nn.Module):
         self.rule = rule
 
     def _check_weights(self, rule: Rule) -> None:
-        dual = getattr(rule.weighting, "gives_probability", False)
+        dual = getattr(rule.weighting, "leaves_importance", False)
         if rule.weighting is not None and not self.weighted:
             fitting = "dual" if dual else "weighted"
             raise ValueError(f"TYPE: its losses are hard, and the RULE weights its pairs; set TYPE to {fitting!r}")

@@ -52,6 +52,14 @@ def test_the_same_exponent_in_the_example():
     torch.testing.assert_close(pairs.positive, expected, atol=1e-6, rtol=2e-5)
 
 
+def test_pairs_say_whether_the_loss_adds_an_importance():
+    """The same words for o2f and DW: `negative` is a weight, and `focal_negative` says of which term."""
+    scene = crowd(3)
+    for rule, focal in (("DW", True), ("O2F", False), ("TOOD", False), ("POTO", False)):
+        pairs = build_rule(rule)(POINTS, *scene)
+        assert pairs.focal_negative is focal and pairs[torch.arange(1)].focal_negative is focal
+
+
 def test_one_candidate_is_a_positive_and_a_negative():
     pairs = with_listed(build_rule("DW"), 1)(*dw_example(1).scene)
     t = 0.5 * math.exp(-1)
