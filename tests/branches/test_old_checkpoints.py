@@ -26,7 +26,7 @@ def test_it_evaluates_to_the_same_digits(written, name):
     for (boxes, scores, classes), (old_boxes, old_scores, old_classes) in zip(
         detections, written[name]["detections"], strict=True
     ):
-        assert len(scores) == 12 and torch.equal(classes, old_classes)
+        assert len(scores) > 5 and torch.equal(classes, old_classes)
         torch.testing.assert_close(boxes, old_boxes, rtol=1e-5, atol=1e-3)
         torch.testing.assert_close(scores, old_scores, rtol=1e-5, atol=1e-6)
 
