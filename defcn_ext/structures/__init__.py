@@ -1,0 +1,12 @@
+"""What flows through the detector: points, features, dense predictions, objects, and pairs of a point and an object.
+
+Letters used in every docstring: `R` points of one image over all levels, `G` objects, `K` classes, `N` images,
+`P` pairs. Boxes are (x1, y1, x2, y2) in pixels of the network input.
+"""
+
+from .objects import Objects
+from .pairs import Pairs
+from .points import Points
+from .predictions import DensePredictions, ScoreView
+
+__all__ = ["DensePredictions", "Objects", "Pairs", "Points", "ScoreView"]

@@ -1,0 +1,102 @@
+"""The locations that predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """The locations that predict, level by level, row-major inside a level.
+
+    Attributes:
+        xy: (R, 2) centre of each cell, pixels of the network input.
+        stride: (R,) stride of the point's level, pixels.
+        level: (R,) index of the point's level, the finest is 0.
+        sizes: (height, width) of each level, in cells.
+        strides: stride of each level, pixels.
+        offset: position of the point inside its cell, as a share of the stride.
+        per_cell: number of points of each cell, cell by cell; more than one only for anchors.
+        anchors: (R, 4) box of each point, pixels, or None where points have none.
+    """
+
+    xy: Tensor
+    stride: Tensor
+    level: Tensor
+    sizes: tuple[tuple[int, int], ...]
+    strides: tuple[int, ...]
+    offset: float = 0.5
+    per_cell: int = 1
+    anchors: Tensor | None = None
+
+    @classmethod
+    def from_sizes(
+        cls,
+        sizes: Sequence[tuple[int, int]],
+        strides: Sequence[int],
+        *,
+        offset: float = 0.5,
+        device: torch.device | str | None = None,
+    ) -> Points:
+        """Lays a point into every cell of every level: `(x, y) = ((column + offset) stride, (row + offset) stride)`.
+
+        Raises:
+            ValueError: `sizes` and `strides` differ in length, or a level has no cells.
+        """
+        if len(sizes) != len(strides):
+            raise ValueError(f"{len(sizes)} level sizes but {len(strides)} strides: give one stride a level")
+        if any(h < 1 or w < 1 for h, w in sizes):
+            raise ValueError(f"every level needs at least one cell, got sizes {list(sizes)}")
+        xy, stride, level = [], [], []
+        for index, ((h, w), s) in enumerate(zip(sizes, strides)):
+            y = (torch.arange(h, device=device, dtype=torch.float32) + offset) * s
+            x = (torch.arange(w, device=device, dtype=torch.float32) + offset) * s
+            grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
+            xy.append(torch.stack([grid_x, grid_y], dim=-1).reshape(-1, 2))
+            stride.append(torch.full((h * w,), float(s), device=device))
+            level.append(torch.full((h * w,), index, device=device, dtype=torch.long))
+        every_size = tuple((h, w) for h, w in sizes)
+        return cls(torch.cat(xy), torch.cat(stride), torch.cat(level), every_size, tuple(strides), offset)
+
+    @classmethod
+    def with_anchors(
+        cls,
+        sizes: Sequence[tuple[int, int]],
+        strides: Sequence[int],
+        shapes: Tensor,
+        *,
+        offset: float = 0.0,
+        device: torch.device | str | None = None,
+    ) -> Points:
+        """Lays A anchors into every cell of every level, each a point of its own: R = A times the number of cells.
+
+        Args:
+            shapes: (A, 2) width and height of the anchors of a cell, in strides.
+        """
+        cells = cls.from_sizes(sizes, strides, offset=offset, device=device)
+        half = shapes.to(cells.xy) * cells.stride[:, None, None] / 2
+        corners = torch.cat([cells.xy[:, None] - half, cells.xy[:, None] + half], dim=-1)
+        count = len(shapes)
+        xy, stride, level = (x.repeat_interleave(count, dim=0) for x in (cells.xy, cells.stride, cells.level))
+        return cls(xy, stride, level, cells.sizes, cells.strides, offset, count, corners.flatten(0, 1))
+
+    def __len__(self) -> int:
+        return len(self.xy)
+
+    @property
+    def counts(self) -> list[int]:
+        """Number of points of each level."""
+        return [h * w * self.per_cell for h, w in self.sizes]
+
+    @property
+    def starts(self) -> Tensor:
+        """(L,) index of the first point of each level."""
+        return torch.tensor([0, *self.counts[:-1]], device=self.xy.device).cumsum(0)
+
+    def boxes(self, ltrb: Tensor) -> Tensor:
+        """Turns distances (..., R, 4) to the left, top, right and bottom side, in pixels, into boxes (..., R, 4)."""
+        return torch.cat([self.xy - ltrb[..., :2], self.xy + ltrb[..., 2:]], dim=-1)
