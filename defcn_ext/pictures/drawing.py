@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.patheffects import withStroke
 from PIL import Image
-from torch import Tensor
 
 from defcn_ext.evaluation.outcomes import Outcome, Tally, judge, tally
+from defcn_ext.pictures.scenes import Scene
+from defcn_ext.predictor import ScoreMap
 from detectron2.structures import Instances
 
 # Dark enough for pale ground, told apart with most kinds of colour vision (after Okabe and Ito 2008), and none is red.
@@ -33,36 +33,6 @@ STYLES = {Outcome.FOUND: FINDS, Outcome.DUPLICATE: REPEATS, Outcome.WRONG: MISTA
 SCORE_COLORS = "magma"
 DPI = 110
 SCORE_PANEL = 2.3  # inches
-
-
-@dataclass(frozen=True)
-class Scene:
-    """An image and its objects.
-
-    Attributes:
-        image: (H, W, 3) uint8, RGB.
-        objects: `gt_boxes` and `gt_classes`, pixels of this image.
-        name: what to call the image.
-    """
-
-    image: np.ndarray
-    objects: Instances
-    name: str = ""
-
-
-@dataclass(frozen=True)
-class ScoreMap:
-    """The scores of one level of one model's output.
-
-    Attributes:
-        level: name of the level.
-        scores: (h, w) highest score over the classes at each point.
-        cell: (height, width) of a cell in pixels of the scene's image.
-    """
-
-    level: str
-    scores: Tensor
-    cell: tuple[float, float]
 
 
 def contact_sheet(

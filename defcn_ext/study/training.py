@@ -19,7 +19,9 @@ from defcn_ext.config import UserError
 from defcn_ext.engine import Trainer
 from defcn_ext.engine.preflight import check_run
 from defcn_ext.evaluation.outcomes import SCORE, Tally, judge, tally
-from defcn_ext.tools.visualize import Detector, above, load_detector, load_scene, observe
+from defcn_ext.pictures.scenes import load_scene
+from defcn_ext.pictures.sheets import above
+from defcn_ext.predictor import Predictor
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
@@ -156,16 +158,16 @@ def run_log(path: Path) -> Iterator[None]:
                 logger.removeHandler(written)
 
 
-def load_trained(name: str, cfg: CfgNode, weights: str) -> Detector:
+def load_trained(name: str, cfg: CfgNode, weights: str) -> Predictor:
     changes = ["MODEL.DEVICE", cfg.MODEL.DEVICE]
-    return load_detector(str(Path(cfg.OUTPUT_DIR) / "config.yaml"), weights, changes, label=name)
+    return Predictor.load(str(Path(cfg.OUTPUT_DIR) / "config.yaml"), weights, changes, label=name, dataset="")
 
 
-def count_outcomes(detector: Detector) -> Tally:
+def count_outcomes(predictor: Predictor) -> Tally:
     """Outcomes of all detections without NMS on the validation images."""
     total = Tally()
-    for record in DatasetCatalog.get(detector.cfg.DATASETS.TEST[0]):
+    for record in DatasetCatalog.get(predictor.cfg.DATASETS.TEST[0]):
         objects = load_scene(record).objects
-        found = above(observe(detector, record).detections["without_nms"], SCORE)
+        found = above(predictor.observe(record).detections["without_nms"], SCORE)
         total += tally(judge(found, objects), len(objects))
     return total

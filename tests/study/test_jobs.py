@@ -137,7 +137,7 @@ def test_the_lock_of_a_dead_call_is_waited_for(tmp_path, monkeypatch):
 
 def test_a_failure_ends_the_command_with_1(quick, tmp_path, monkeypatch, capsys):
     failure = Failure("fcos", 0, "exit code 1")
-    monkeypatch.setattr(compare, "run_all", lambda *_: ([], [failure]))
+    monkeypatch.setattr("defcn_ext.study.plans.run_all", lambda *_: ([], [failure]))
     with pytest.raises(SystemExit) as ended:
         compare.main(arguments(tmp_path))
     assert ended.value.code == 1 and "- (failed: 0)" in capsys.readouterr().out

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from defcn_ext.study import plots, report
+from defcn_ext.study.entries import Entry
 from defcn_ext.study.jobs import Failure
 from defcn_ext.study.report import Spread, Summary, target_ap
 from defcn_ext.study.runs import Evaluation
-from defcn_ext.tools.compare import Entry
 from tests.tools.test_compare import make_run
 
 FCOS = [

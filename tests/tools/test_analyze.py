@@ -6,6 +6,7 @@ import pytest
 import torch
 from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 
+from defcn_ext.benchmarks import analysis
 from defcn_ext.benchmarks.costs import Predictions, measure
 from defcn_ext.tools import analyze
 from detectron2.modeling import build_model
@@ -113,8 +114,8 @@ def test_frozen_layers_are_not_trainable():
 def test_the_second_branch_adds_nothing_at_inference(tmp_path, extra):
     config = write(tmp_path, *ALL["dual"], *extra)
     alone = ["MODEL.DEFCN.BRANCHES", "['ONE_TO_ONE']"]
-    training, inference = analyze.analyze([config], (64, 64), "paper", [])["detectors"]
-    without = analyze.build_detector(config, analyze.load_detector_config(config, alone), False)
+    training, inference = analysis.analyze([config], (64, 64), "paper", [])["detectors"]
+    without = analysis.build_detector(config, analysis.load_detector_config(config, alone), False)
     assert asdict(measure(without, (64, 64))).items() <= inference.items()
     assert training["parameters"] > inference["parameters"] and training["flops"] > inference["flops"]
     added = [part for name, part in training["parts"].items() if name.startswith("one_to_many")]
@@ -201,7 +202,7 @@ def test_costs_of_the_date_paper(name, inference, opts, trainable, giga, release
     """The paper's tables, and re-runs of its released tool, 1280 x 800."""
     changes = [word if isinstance(word, str) else str(word) for word in opts]
     config = str(CONFIGS / f"Base-{name}.yaml")
-    model = analyze.build_detector(config, analyze.load_detector_config(config, changes), inference)
+    model = analysis.build_detector(config, analysis.load_detector_config(config, changes), inference)
     cost = measure(model, (1280, 800))
     assert cost.trainable == trainable
     assert f"{(cost.flops + released_extra) / 1e9:.2f}" == f"{giga:.2f}"

@@ -9,10 +9,11 @@ import torch
 
 from defcn_ext.config import UserError
 from defcn_ext.evaluation.outcomes import Tally
-from defcn_ext.study import runs
+from defcn_ext.study import plans, runs
+from defcn_ext.study.entries import FORM, Entry, parse_entries, parse_entry
 from defcn_ext.study.runs import Evaluation, Run
 from defcn_ext.tools import compare
-from defcn_ext.tools.compare import Entry, parse, parse_entries, parse_entry
+from defcn_ext.tools.compare import parse
 from tests.quick import REPOSITORY
 
 QUICK = REPOSITORY / "configs" / "Quick"
@@ -48,7 +49,7 @@ def test_entries(text, expected):
 
 @pytest.mark.parametrize("text", ["configs/fcos.txt", "a.yaml:MODEL.A", "a.yaml:=3", "a.yaml;MODEL.A=3"])
 def test_entries_that_are_none(text):
-    with pytest.raises(UserError, match=re.escape(compare.FORM)):
+    with pytest.raises(UserError, match=re.escape(FORM)):
         parse_entry(text)
 
 
@@ -78,7 +79,7 @@ def arguments(output, *more, iterations=2):
 
 def config(output, *opts, entry=None, seed=0, **options):
     args = parse([*arguments(output, **options), *opts])
-    return compare.run_config(entry or Entry("A b", str(QUICK / "fcos.yaml")), args, seed)
+    return plans.run_config(entry or Entry("A b", str(QUICK / "fcos.yaml")), args, seed)
 
 
 def test_the_config_of_a_run(tmp_path):
@@ -112,13 +113,13 @@ def test_unequal_budgets_are_refused(tmp_path, key, value, message):
     first, second = config(tmp_path), config(tmp_path).clone()
     second.defrost()
     second.merge_from_list([key, value])
-    compare.check_budget({"A": first, "B": config(tmp_path)})
+    plans.check_budget({"A": first, "B": config(tmp_path)})
     with pytest.raises(UserError, match=message):
-        compare.check_budget({"A": first, "B": second})
+        plans.check_budget({"A": first, "B": second})
 
 
 def test_all_configs_are_checked_before_the_first_training(quick, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(compare, "run_all", pytest.fail)
+    monkeypatch.setattr(plans, "run_all", pytest.fail)
     broken = f"B={QUICK / 'poto.yaml'}:MODEL.DEFCN.ONE_TO_ONE.RULE=Nothing()"
     with pytest.raises(SystemExit, match=r"compare: error: B: .*Nothing"):
         compare.main([broken, *arguments(tmp_path)])

@@ -8,8 +8,8 @@ import pytest
 
 from defcn_ext.config import UserError
 from defcn_ext.evaluation.outcomes import Tally
-from defcn_ext.study import training
-from defcn_ext.tools import demo
+from defcn_ext.study import demo, training
+from defcn_ext.tools.demo import main
 from tests.quick import REPOSITORY
 
 PICTURES = {"demo.png", "contact_sheet.png", "score_maps_1.png", "score_maps_2.png"}
@@ -122,7 +122,7 @@ def test_a_missing_script_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "empty"))
     monkeypatch.setattr(demo, "REPOSITORY", tmp_path)
     with pytest.raises(SystemExit, match=r"prepare_quick\.py: no such file; run the demo from a clone"):
-        demo.main(["--output", str(tmp_path / "out")])
+        main(["--output", str(tmp_path / "out")])
 
 
 @pytest.mark.slow

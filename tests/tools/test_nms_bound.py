@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from defcn_ext.evaluation.nms_bound import nms_bound as count_bound
 from defcn_ext.inference.nms import greedy_nms
 from defcn_ext.tools import nms_bound
 
@@ -40,7 +41,7 @@ def test_equal_to_nms(seed):
         low = rng.uniform(0, 40, (rng.integers(0, 40), 2))
         boxes = np.concatenate([low, low + rng.uniform(10, 40, low.shape)], 1).astype(np.float32).astype(np.float64)
         images.append((boxes, rng.integers(0, 2, len(boxes))))
-    bound = nms_bound.nms_bound(iter(images), [0.3, 0.5, 0.6])
+    bound = count_bound(iter(images), [0.3, 0.5, 0.6])
     for threshold, kept in bound.kept.items():
         expected = 0
         for boxes, classes in images:

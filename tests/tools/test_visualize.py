@@ -6,6 +6,10 @@ from defcn_ext.config import UserError
 from defcn_ext.data import UnreadableImageError
 from defcn_ext.engine import Trainer
 from defcn_ext.engine.preflight import load_config
+from defcn_ext.pictures import scenes
+from defcn_ext.pictures.scenes import load_scene, most_crowded, spread
+from defcn_ext.pictures.sheets import detection_columns
+from defcn_ext.predictor import Predictor, score_maps
 from defcn_ext.tools import visualize
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
@@ -38,7 +42,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def defcn(quick, weights, tmp_path):
-    return visualize.load_detector(DEFCN, weights[DEFCN], THIN, output=str(tmp_path))
+    return Predictor.load(DEFCN, weights[DEFCN], THIN, dataset="", output=str(tmp_path))
 
 
 def test_writes_a_sheet_and_the_score_maps_of_both_detectors(quick, weights, tmp_path, capsys):
@@ -53,9 +57,9 @@ def test_writes_a_sheet_and_the_score_maps_of_both_detectors(quick, weights, tmp
 
 
 def test_columns_of_both_detectors(defcn):
-    records = visualize.spread(DatasetCatalog.get("quick_val"), 2)
-    seen = [[visualize.observe(defcn, r) for r in records]] * 2
-    columns = visualize.detection_columns([defcn, defcn], seen, 0.1)
+    records = spread(DatasetCatalog.get("quick_val"), 2)
+    seen = [[defcn.observe(r) for r in records]] * 2
+    columns = detection_columns([defcn, defcn], seen, 0.1)
     assert [name for name, _ in columns] == ["poto_3dmf_aux without NMS", "poto_3dmf_aux with NMS"] * 2
     without, with_nms = columns[0][1][0], columns[1][1][0]
     assert len(without) >= len(with_nms) > 0
@@ -65,8 +69,8 @@ def test_columns_of_both_detectors(defcn):
 def test_score_maps_are_the_scores_behind_the_detections(quick, weights, tmp_path):
     changes = [*THIN, "TEST.DETECTIONS_PER_IMAGE", "10000", "MODEL.DEFCN.SCORE_THRESH_TEST", "0.3"]
     changes += ["MODEL.DEFCN.TOPK_CANDIDATES_TEST", "100000"]
-    detector = visualize.load_detector(DEFCN, weights[DEFCN], changes, output=str(tmp_path))
-    seen = visualize.observe(detector, DatasetCatalog.get("quick_val")[0])
+    detector = Predictor.load(DEFCN, weights[DEFCN], changes, dataset="", output=str(tmp_path))
+    seen = detector.observe(DatasetCatalog.get("quick_val")[0])
     (first, raw), (second, filtered) = seen.maps
     assert (first, second) == ("poto_3dmf_aux\nwithout filter", "poto_3dmf_aux")
     assert [level.level for level in filtered][:2] == ["P3 (stride 8)", "P4 (stride 16)"] and len(filtered) == 5
@@ -78,7 +82,7 @@ def test_score_maps_are_the_scores_behind_the_detections(quick, weights, tmp_pat
 
 def test_cells_are_measured_in_pixels_of_the_original_image(defcn):
     record = DatasetCatalog.get("quick_val")[0]
-    seen = visualize.observe(defcn, record)
+    seen = defcn.observe(record)
     finest = seen.maps[0][1][0]
     enlarged = 160 / min(record["height"], record["width"])  # INPUT.MIN_SIZE_TEST
     assert finest.cell == pytest.approx((8 / enlarged, 8 / enlarged), rel=0.02)
@@ -94,30 +98,30 @@ def test_centerness_enters_the_score_maps(quick, weights, tmp_path):
     with torch.no_grad():
         points, features = model.extract(image)
         predictions = model.predict(points, features, model.test_branch)
-    maps = visualize.score_maps(model, points, predictions, (1.0, 1.0))
+    maps = score_maps(model, points, predictions, (1.0, 1.0))
     scores = predictions.logits[0].sigmoid().amax(-1) * predictions.centerness[0, :, 0].sigmoid()
     assert torch.cat([m.scores.flatten() for m in maps]) == pytest.approx(scores.sqrt(), rel=1e-5)
 
 
 def test_a_scene_holds_the_objects_without_crowd_regions(quick):
     record = DatasetCatalog.get("quick_val")[0]
-    whole = visualize.load_scene(record)
+    whole = load_scene(record)
     assert whole.image.shape == (record["height"], record["width"], 3)
     x, y, w, h = record["annotations"][0]["bbox"]
     assert whole.objects.gt_boxes.tensor[0].tolist() == pytest.approx([x, y, x + w, y + h])
     first, *rest = record["annotations"]
-    crowd = visualize.load_scene({**record, "annotations": [{**first, "iscrowd": 1}, *rest]})
+    crowd = load_scene({**record, "annotations": [{**first, "iscrowd": 1}, *rest]})
     assert len(crowd.objects) == len(whole.objects) - 1
 
 
 def test_choice_of_images(quick):
     records = DatasetCatalog.get("quick_val")
-    assert visualize.spread(records, 100) == [r for r in records if r["annotations"]]
-    assert len(visualize.spread(records, 3)) == 3
-    ranked = visualize.most_crowded(records, 2)
-    assert len(ranked) == 2 and ranked[0] == visualize.most_crowded(records, 1)[0]
+    assert spread(records, 100) == [r for r in records if r["annotations"]]
+    assert len(spread(records, 3)) == 3
+    ranked = most_crowded(records, 2)
+    assert len(ranked) == 2 and ranked[0] == most_crowded(records, 1)[0]
     counts = sorted(len(r["annotations"]) for r in records)
-    few_first = visualize.most_crowded(records, 100, max_objects=counts[0])
+    few_first = most_crowded(records, 100, max_objects=counts[0])
     assert len(few_first) == len(records) and len(few_first[0]["annotations"]) == counts[0] < counts[-1]
 
 
@@ -129,8 +133,8 @@ def test_crowded_means_pairs_of_one_class_that_overlap(tmp_path):
 
     near, far = [[0, 0, 10, 10], [2, 0, 12, 10]], [[0, 0, 10, 10], [30, 30, 40, 40]]
     records = [record("a.png", far, [0, 0]), record("b.png", near, [0, 1]), record("c.png", near, [1, 1])]
-    assert visualize.most_crowded(records, 1) == records[2:]
-    crowding = [visualize.crowding(visualize.load_scene(r)) for r in records]
+    assert most_crowded(records, 1) == records[2:]
+    crowding = [scenes.crowding(load_scene(r)) for r in records]
     assert crowding == pytest.approx([0, 0, (8 * 10 / 50 / 50) ** 0.5])
 
 
@@ -138,23 +142,23 @@ def test_unreadable_images_are_named_or_left_out(quick, tmp_path):
     (tmp_path / "bad.png").write_text("no image")
     bad = {"file_name": str(tmp_path / "bad.png"), "annotations": []}
     with pytest.raises(UnreadableImageError, match=r"bad\.png: cannot be read \(UnidentifiedImageError"):
-        visualize.load_scene(bad)
+        load_scene(bad)
     records = DatasetCatalog.get("quick_val")
-    assert visualize.most_crowded([bad, *records], 100) == visualize.most_crowded(records, 100)
+    assert most_crowded([bad, *records], 100) == most_crowded(records, 100)
     with pytest.raises(UnreadableImageError, match="bad"):
-        visualize.most_crowded([bad], 1)
+        most_crowded([bad], 1)
 
 
 def test_other_architectures_show_their_one_kind_of_detections(quick):
     class Stock(torch.nn.Module):
         def forward(self, inputs):
-            from tests.tools.test_outcomes import detections
+            from tests.evaluation.test_outcomes import detections
 
             return [{"instances": detections([[0, 0, 10, 10]], [0.9], [0])}]
 
-    detector = visualize.Detector("stock", CfgNode(), Stock(), lambda record: record)
-    seen = visualize.observe(detector, {})
-    columns = visualize.detection_columns([detector], [[seen]], 0.3)
+    detector = Predictor(CfgNode(), Stock(), "stock", lambda record: record)
+    seen = detector.observe({})
+    columns = detection_columns([detector], [[seen]], 0.3)
     assert [name for name, _ in columns] == ["stock"] and len(columns[0][1][0]) == 1 and seen.maps == []
 
 
@@ -176,9 +180,9 @@ def test_errors_name_the_thing_and_the_fix(quick, weights, tmp_path, changes, me
 
 def test_weights_may_come_from_the_options(quick, weights, tmp_path):
     opts = [*THIN, "MODEL.WEIGHTS", weights[FCOS]]
-    assert visualize.load_detector(FCOS, "", opts, output=str(tmp_path)).label == "fcos"
+    assert Predictor.load(FCOS, "", opts, dataset="", output=str(tmp_path)).label == "fcos"
     with pytest.raises(UserError, match="unknown config key MODEL.WEIGHT;"):
-        visualize.load_detector(FCOS, "", [*opts, "MODEL.WEIGHT", "x"], output=str(tmp_path))
+        Predictor.load(FCOS, "", [*opts, "MODEL.WEIGHT", "x"], dataset="", output=str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ from PIL import Image
 from defcn_ext.config import UserError
 from defcn_ext.engine import Trainer
 from defcn_ext.engine.preflight import load_config
-from defcn_ext.pictures.drawing import ScoreMap
+from defcn_ext.pictures.labelling import observe_labels, progress_of
 from defcn_ext.pictures.labels import Shade, highest_of_levels, label_figure
+from defcn_ext.pictures.scenes import load_scene
+from defcn_ext.predictor import Predictor, ScoreMap
 from defcn_ext.tools import visualize_labels
-from defcn_ext.tools.visualize import load_detector, load_scene
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import DatasetCatalog
 from tests.quick import REPOSITORY
@@ -44,13 +45,13 @@ def observe(quick, weights, tmp_path):
 
     def look(config_file, progress=0.5, branch=""):
         changes = [*THIN, "INPUT.MIN_SIZE_TEST", "192"]
-        detector = load_detector(
+        detector = Predictor.load(
             config_file, weights[config_file], changes, dataset="quick_train", output=str(tmp_path)
         )
         record = next(r for r in DatasetCatalog.get("quick_train") if len(r["annotations"]) > 1)
         scene = load_scene(record)
         assert min(scene.image.shape[:2]) == 96
-        return visualize_labels.observe_labels(detector, record, scene, progress, branch), scene
+        return observe_labels(detector, record, scene, progress, branch), scene
 
     return look
 
@@ -123,11 +124,11 @@ def test_picture_of_two_moments(quick, weights, tmp_path, capsys):
 
 
 def test_progress_of_a_checkpoint(quick, weights, tmp_path):
-    detector = load_detector(O2F, weights[O2F], THIN, output=str(tmp_path))
-    assert visualize_labels.progress_of(detector, weights[O2F]) == pytest.approx(50 / 200)
+    detector = Predictor.load(O2F, weights[O2F], THIN, output=str(tmp_path))
+    assert progress_of(detector, weights[O2F]) == pytest.approx(50 / 200)
     torch.save({"model": {}}, tmp_path / "bare.pth")
     with pytest.raises(UserError, match=r"bare\.pth.*--progress"):
-        visualize_labels.progress_of(detector, str(tmp_path / "bare.pth"))
+        progress_of(detector, str(tmp_path / "bare.pth"))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from defcn_ext.engine.preflight import load_config
-from defcn_ext.tools.tables import BEGIN, CONFIGS, END, read_tables, render, replace_section
+from defcn_ext.study.papers import BEGIN, CONFIGS, END, read_tables, render, replace_section
 
 TABLES = read_tables()
 ROWS = [(table, row) for table in TABLES for row in table.rows]

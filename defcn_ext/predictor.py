@@ -1,0 +1,239 @@
+"""A trained detector that looks at pictures: the front door of the package.
+
+predictor = Predictor.load("output/demo/defcn/model_final.pth")
+seen = predictor("street.jpg")
+seen.without_nms.pred_boxes, seen.without_nms.scores, seen.without_nms.pred_classes
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor, nn
+
+from defcn_ext.config import UserError
+from defcn_ext.data import RobustMapper
+from defcn_ext.engine import Trainer
+from defcn_ext.engine.preflight import check_run, load_config
+from defcn_ext.meta_arch import DeFCN
+from defcn_ext.structures import DensePredictions, Points
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
+from detectron2.structures import Instances
+
+KINDS = {"without_nms": "without NMS", "with_nms": "with NMS"}
+CONFIG_NAMES = ("{stem}.yaml", "config.yaml")  # where the config of a checkpoint may lie, in its folder
+
+Picture = str | Path | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True)
+class ScoreMap:
+    """The scores of one level of one model's output.
+
+    Attributes:
+        level: name of the level.
+        scores: (h, w) highest score over the classes at each point.
+        cell: (height, width) of a cell in pixels of the picture.
+    """
+
+    level: str
+    scores: Tensor
+    cell: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a predictor says about one picture. All `Instances` are on the CPU, in pixels of the picture.
+
+    Attributes:
+        detections: `Instances` with `pred_boxes`, `scores`, `pred_classes`, by kind: "instances", what the config asks
+            for; and from a `DeFCN`, "without_nms" and "with_nms".
+        maps: (label, score maps by level) of each output; nothing for models other than `DeFCN`.
+    """
+
+    detections: dict[str, Instances]
+    maps: list[tuple[str, list[ScoreMap]]]
+
+    @property
+    def instances(self) -> Instances:
+        """What the config asks for."""
+        return self.detections["instances"]
+
+    @property
+    def without_nms(self) -> Instances:
+        return self.detections["without_nms"]
+
+    @property
+    def with_nms(self) -> Instances:
+        return self.detections["with_nms"]
+
+
+class Predictor:
+    """A trained model, ready to look at pictures."""
+
+    def __init__(self, cfg: CfgNode, model: nn.Module, label: str = "", mapper: RobustMapper | None = None):
+        """
+        Args:
+            model: has its weights, and lies on the device where it is to run.
+            label: what to call it in pictures.
+            mapper: makes the model's input of a dataset dict; by default the one of the config.
+        """
+        self.cfg, self.model, self.label = cfg, model.eval(), label
+        self.mapper = mapper or RobustMapper(cfg, False)
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        weights: str | Path = "",
+        opts: Sequence[str] = (),
+        *,
+        label: str = "",
+        dataset: str | None = None,
+        output: str = "",
+    ) -> Predictor:
+        """Builds a detector from its checkpoint, or from a config and its checkpoint.
+
+        Args:
+            source: a checkpoint (.pth) with its config inside or beside it, or a config (.yaml).
+            weights: the checkpoint, where `source` is a config; "" for the MODEL.WEIGHTS of `opts`.
+            opts: KEY VALUE, one after the other: changes to the config.
+            label: name in pictures; the name of `source` if "".
+            dataset: None where no data set is looked at; else one that replaces DATASETS.TEST, "" for DATASETS.TEST
+                itself, and data and config are checked as train_net.py checks an evaluation.
+            output: where copies of repaired annotations go.
+
+        Raises:
+            UserError: config, weights or data are missing or do not fit.
+        """
+        source, weights = str(source), str(weights)
+        config = source
+        if not source.endswith((".yaml", ".yml")):
+            config, weights = config_beside(source), source
+        if not weights and "MODEL.WEIGHTS" not in opts:
+            raise UserError(f"{config}: give its checkpoint too, such as output/model_final.pth")
+        changes = [*opts, "MODEL.DEFCN.COMPARE_NMS", "True"]
+        changes += ["MODEL.WEIGHTS", weights] if weights else []
+        changes += ["DATASETS.TEST", f"('{dataset}',)"] if dataset else []
+        changes += ["OUTPUT_DIR", output] if output else []
+        cfg = load_config(config, changes)
+        if dataset is not None:
+            check_run(cfg, argparse.Namespace(num_gpus=1, num_machines=1, dist_url="", eval_only=True, resume=False))
+        try:
+            model = Trainer.build_model(cfg)
+        except (ValueError, KeyError) as error:
+            raise UserError(f"{config}: {error}") from error
+        DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        return cls(cfg, model, label or Path(source).stem)
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes where the data set of the config is registered, else none."""
+        names = [*self.cfg.DATASETS.TEST, *self.cfg.DATASETS.TRAIN]
+        return next((list(x) for x in (MetadataCatalog.get(n).get("thing_classes", []) for n in names) if x), [])
+
+    @overload
+    def __call__(self, picture: Picture) -> Observation: ...
+
+    @overload
+    def __call__(self, picture: Sequence[Picture]) -> list[Observation]: ...
+
+    def __call__(self, picture: Picture | Sequence[Picture]) -> Observation | list[Observation]:
+        """What the detector sees, with and without NMS in one pass.
+
+        Args:
+            picture: a file's path, a PIL image, or an array (H, W, 3), RGB, or (H, W), uint8; or a list of these.
+
+        Raises:
+            UnreadableImageError: a file cannot be read.
+            UserError: an array of another shape or type.
+        """
+        if isinstance(picture, (list, tuple)):
+            return [self(x) for x in picture]
+        if isinstance(picture, (str, Path)):
+            return self.observe({"file_name": str(picture)})
+        return self._observe(self._inputs(picture))
+
+    def observe(self, record: dict[str, Any]) -> Observation:
+        """What the detector sees on the image of a Detectron2 dataset dict."""
+        return self._observe(self.mapper(record))
+
+    def _inputs(self, picture: Image.Image | np.ndarray) -> dict[str, Any]:
+        """What the mapper would make of the same picture in a file."""
+        if isinstance(picture, np.ndarray):
+            if picture.dtype != np.uint8 or not (picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] == 3)):
+                raise UserError(
+                    f"a picture of shape {picture.shape} and type {picture.dtype}: give (H, W, 3) RGB or (H, W), uint8"
+                )
+            picture = Image.fromarray(picture)
+        pixels = utils.convert_PIL_to_numpy(ImageOps.exif_transpose(picture), self.cfg.INPUT.FORMAT)
+        resized = T.AugInput(pixels)
+        self.mapper.augmentations(resized)
+        image = torch.from_numpy(np.array(resized.image.transpose(2, 0, 1), order="C"))
+        return {"image": image, "height": pixels.shape[0], "width": pixels.shape[1]}
+
+    @torch.no_grad()
+    def _observe(self, inputs: dict[str, Any]) -> Observation:
+        model = self.model
+        if not isinstance(model, DeFCN):
+            return Observation({"instances": model([inputs])[0]["instances"].to("cpu")}, [])
+        images = model.preprocess_image([inputs])
+        points, features = model.extract(images.tensor)
+        predictions = model.predict(points, features, model.test_branch)
+        found = model.forward_inference(points, predictions, images.image_sizes, [inputs])[0]
+        height, width = images.image_sizes[0]
+        ratio = (inputs["height"] / height, inputs["width"] / width)
+        outputs = [(self.label, predictions)]
+        if predictions.filter is not None:
+            outputs.insert(0, (f"{self.label}\nwithout filter", predictions.without_filter()))
+        maps = [(label, score_maps(model, points, output, ratio)) for label, output in outputs]
+        return Observation({kind: found[kind].to("cpu") for kind in ("instances", *KINDS)}, maps)
+
+
+def config_beside(weights: str) -> str:
+    """The config in the folder of a checkpoint.
+
+    Raises:
+        UserError: the checkpoint is missing, or no config lies there.
+    """
+    path = Path(weights)
+    if not path.is_file():
+        raise UserError(f"{weights}: no such file")
+    known = [path.with_name(name.format(stem=path.stem)) for name in CONFIG_NAMES]
+    for config in known:
+        if config.is_file():
+            return str(config)
+    places = " or ".join(map(str, known))
+    raise UserError(
+        f"{weights}: holds no config, and none lies beside it ({places}): give the config, then the weights"
+    )
+
+
+def score_maps(
+    model: DeFCN, points: Points, predictions: DensePredictions, ratio: tuple[float, float]
+) -> list[ScoreMap]:
+    """The final scores of the first image of a batch, highest over classes and anchors, as one map a level.
+
+    Args:
+        ratio: (vertical, horizontal) size of a pixel of the network input in pixels of the image to draw on.
+    """
+    scores = predictions.score_logits()[0].sigmoid().amax(-1)
+    if predictions.centerness is not None:
+        scores = model.branches[model.test_branch].final_scores(scores, predictions.centerness[0, :, 0])
+    scores = scores.unflatten(0, (-1, model.branches[model.test_branch].per_cell)).amax(-1)
+    levels = zip(model.in_features, scores.cpu().split(points.counts), points.sizes, points.strides)
+    return [
+        ScoreMap(f"{name.upper()} (stride {stride})", part.reshape(size), (stride * ratio[0], stride * ratio[1]))
+        for name, part, size, stride in levels
+    ]
