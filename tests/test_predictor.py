@@ -56,7 +56,7 @@ def test_a_checkpoint_finds_its_config_beside_it(run, picture):
     assert same(seen.instances, seen.without_nms)
     assert seen.instances.image_size == (48, 80)
     ((label, maps),) = seen.maps
-    assert label == "model_final" and [level.level for level in maps][0] == "P3 (stride 8)"
+    assert label == "model_final" and maps[0].level == "P3 (stride 8)"
     assert float(max(level.scores.max() for level in maps)) == pytest.approx(float(seen.instances.scores.max()))
 
 
