@@ -19,7 +19,7 @@ PAGES = sorted(
 IMPORT = re.compile(r"^ *from (defcn_ext[\w.]*) import ([\w, ]+)", re.MULTILINE)
 DOTTED = re.compile(r"\bdefcn_ext(?:\.\w+)+")
 FILE = re.compile(r"\b(?:defcn_ext|configs|datasets)/[\w./-]*[\w]")
-WRITTEN = re.compile(r"datasets/(NAME|quick|quick_crowd|coco|crowdhuman|bccd|mine)", re.IGNORECASE)  # data, not the repository
+DATA = re.compile(r"datasets/(NAME|quick|quick_crowd|coco|crowdhuman|bccd|mine)", re.IGNORECASE)
 
 
 def resolves(name: str) -> bool:
@@ -44,7 +44,7 @@ def test_what_a_page_names_is_there(page):
     names = set(DOTTED.findall(text))
     for module, imported in IMPORT.findall(text):
         names |= {f"{module}.{name.strip()}" for name in imported.split(",")}
-    files = {name for name in FILE.findall(text) if not WRITTEN.match(name)}
+    files = {name for name in FILE.findall(text) if not DATA.match(name)}
     missing = [n for n in sorted(names) if not resolves(n)]
     missing += [f for f in sorted(files) if not (REPOSITORY / f).exists() and not (page.parent / f).exists()]
     assert missing == []
