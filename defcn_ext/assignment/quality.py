@@ -1,7 +1,8 @@
 """Step two: how good a pair is. Larger is better.
 
 A quality step takes the scene and index tensors of points and objects that broadcast against each other: (P,) and (P,)
-for pairs, (1, R) and (g, 1) for a dense chunk. A prediction that is not finite gets the worst quality, never NaN.
+for pairs, (1, R) and (g, 1) for a dense chunk. A prediction that is not finite gets the worst quality, never NaN. Equal
+pairs have equal quality, wherever they stand: powers and the like go through `alike`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from defcn_ext._elementwise import alike, power
 from defcn_ext.losses.boxes import paired_iou
 
 from .candidates import Quality
@@ -42,7 +44,7 @@ def poto(alpha: float = 0.8, combine: str = "mul") -> Quality:
         if combine == "add":
             value = (1 - alpha) * score + alpha * iou
         else:
-            value = score ** (1 - alpha) * iou**alpha
+            value = power(score, 1 - alpha) * power(iou, alpha)
         # x ** 0 is 1 even for NaN, so both are asked again
         return torch.nan_to_num(value + 0 * (score + iou), nan=BELOW_ZERO)
 
@@ -76,9 +78,9 @@ def consistency(beta: float = 5.0, form: str = "giou") -> Quality:
     def quality(scene: Scene, point: Tensor, object: Tensor) -> Tensor:
         score = scene.score(point, object)
         if form == "giou":
-            fit = (beta * (scene.giou(point, object) - 1)).exp()
+            fit = alike(torch.exp, beta * (scene.giou(point, object) - 1))
         else:
-            fit = scene.iou(point, object) ** beta
+            fit = power(scene.iou(point, object), beta)
         return torch.nan_to_num(score * fit, nan=BELOW_ZERO)
 
     return quality
@@ -156,8 +158,8 @@ def min_cost(
 
 
 def _as_foreground(logit: Tensor, alpha: float, gamma: float) -> Tensor:
-    return alpha * logit.neg().sigmoid() ** gamma * F.softplus(-logit)
+    return alpha * alike(lambda z: z.neg().sigmoid() ** gamma * F.softplus(-z), logit)
 
 
 def _as_background(logit: Tensor, alpha: float, gamma: float) -> Tensor:
-    return (1 - alpha) * logit.sigmoid() ** gamma * F.softplus(logit)
+    return (1 - alpha) * alike(lambda z: z.sigmoid() ** gamma * F.softplus(z), logit)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from defcn_ext._elementwise import alike
 from defcn_ext.losses.boxes import normalized_l1, paired_giou, paired_iou
 from defcn_ext.structures import Points, ScoreView
 
@@ -83,7 +84,7 @@ class Scene:
 
 def _logit(probability: Tensor) -> Tensor:
     """NaN where the probability is not finite: an infinity must not look like certainty."""
-    return probability.logit(eps=MIN_PROBABILITY) + 0 * probability
+    return alike(lambda p: p.logit(eps=MIN_PROBABILITY), probability) + 0 * probability
 
 
 def make_scene(

@@ -15,6 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from defcn_ext._elementwise import alike, power
 from defcn_ext.structures import Pairs
 
 from .progress import epoch_of
@@ -125,8 +126,9 @@ def dual(
     def weigh(scene: Scene, pairs: Pairs, quality: Tensor, progress: float) -> Pairs:
         consistency = quality.clamp(min=0)  # below it stand predictions that are not finite
         share = consistency * _center_prior(scene, pairs, sigma) if sigma > 0 else consistency
-        total = share.new_zeros(scene.num_objects).index_add(0, pairs.object, share * (norm_mu * consistency).exp())
-        positive = share * (mu * consistency).exp() / total.clamp(min=1e-12)[pairs.object]
+        divisor = share * alike(torch.exp, norm_mu * consistency)
+        total = share.new_zeros(scene.num_objects).index_add(0, pairs.object, divisor)
+        positive = share * alike(torch.exp, mu * consistency) / total.clamp(min=1e-12)[pairs.object]
         negative = _negative_probability(scene, pairs, g1, zero_at, renormalize)
         return replace(pairs, positive=positive, negative=negative, focal_negative=True)
 
@@ -139,14 +141,14 @@ def _center_prior(scene: Scene, pairs: Pairs, sigma: float) -> Tensor:
     box = scene.gt_boxes[pairs.object]
     offset = scene.points.xy[location] - (box[:, :2] + box[:, 2:]) / 2
     distance = offset.square().sum(-1) / scene.points.stride[location].square()
-    return (distance / (-2 * sigma**2)).exp()
+    return alike(torch.exp, distance / (-2 * sigma**2))
 
 
 def _negative_probability(scene: Scene, pairs: Pairs, g1: float, zero_at: float, renormalize: bool) -> Tensor:
     """(P,) P of DW Eq. 5: 1 below an IoU of 0.5, then falling to 0 at `zero_at` as `k IoU^g1 + b`."""
     iou = scene.iou(pairs.point, pairs.object).nan_to_num(0.0)
     k = 1 / (0.5**g1 - zero_at**g1)
-    curve = k * (iou**g1 - zero_at**g1)
+    curve = k * (power(iou, g1) - zero_at**g1)
     if renormalize:
         ends = curve.new_zeros(scene.num_objects)
         low = ends.scatter_reduce(0, pairs.object, curve, "amin", include_self=False)[pairs.object]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from defcn_ext._elementwise import alike
 from defcn_ext.losses.focal import product_logit
 
 
@@ -90,7 +91,7 @@ class ScoreView:
         if self._filter is None:
             return logits
         filter = self._filter_of(index).float()
-        return product_logit(logits, filter) + 0 * (logits + filter)
+        return alike(product_logit, logits, filter) + 0 * (logits + filter)
 
     def highest(self, point: Tensor) -> ScoreView:
         """(B, T) points -> the B rows of scores of which no point of a group has a higher one; NaN counts as high."""
@@ -108,4 +109,4 @@ class ScoreView:
 def _finite_sigmoid(logits: Tensor) -> Tensor:
     """float32 sigmoid, NaN for an infinite logit: a diverged prediction must not look like a certain one."""
     logits = logits.float()
-    return logits.sigmoid() + 0 * logits
+    return alike(torch.sigmoid, logits) + 0 * logits
