@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def number(value: float, form: str = ".1f") -> str:
@@ -30,10 +32,45 @@ def without_nan(value: Any) -> Any:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that it is there whole or not at all, also when the process is killed."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    """Writes a file so that it is there whole or not at all, also when the process is killed or the disk is full."""
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file for bytes that appears under its name when the block is left, flushed to the disk.
+
+    An error inside, or a kill at any moment, leaves what was under that name before. A kill may also leave
+    `partial_of(path)`, which the next writing of the same file replaces.
+    """
+    partial = partial_of(path)
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+    _flush_folder(path.parent)
+
+
+def partial_of(path: Path) -> Path:
+    """The name that a file has while it is being written."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes a rename outlast a power cut, where the system can open folders."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def explained(error: OSError | ValueError) -> str:

@@ -5,6 +5,7 @@ import os
 import weakref
 from collections import OrderedDict
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from fvcore.nn.precise_bn import get_bn_modules
@@ -21,6 +22,8 @@ from defcn_ext.engine.checkpointer import Checkpointer
 from defcn_ext.engine.console import ProgressPrinter
 from defcn_ext.engine.data_order import ResumableLoader, build_sampler, images_per_process
 from defcn_ext.engine.ema import AveragedCheckpointer, WeightAverage
+from defcn_ext.engine.fit import with_manifest
+from defcn_ext.engine.hooks import EvalHook, PreciseBN
 from defcn_ext.engine.memory import MemoryStats
 from defcn_ext.engine.precision import amp_dtype
 from defcn_ext.engine.seeding import run_seed
@@ -56,6 +59,7 @@ class Trainer(DefaultTrainer):
         check_test_images(cfg)
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER
+        self.done = 0  # iterations that came to their end, hooks included
         self.results: OrderedDict = OrderedDict()
 
         model = self.build_model(cfg)
@@ -78,8 +82,40 @@ class Trainer(DefaultTrainer):
             self.checkpointer = AveragedCheckpointer(self.average, model, cfg.OUTPUT_DIR, **state)
         self.register_hooks(self.build_hooks())
 
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Goes on from the newest good checkpoint in OUTPUT_DIR if `resume` and there is one, else loads MODEL.WEIGHTS.
+
+        Raises:
+            UserError: the checkpoints there are damaged, or of another model or optimizer.
+        """
+        super().resume_or_load(resume)
+        if not (resume and self.checkpointer.has_checkpoint()):
+            return
+        self.start_iter = self._trainer.iter + 1  # `iter` is one ahead in what is saved after the training
+        if self.start_iter >= self.max_iter:
+            logger.warning(
+                "%s: %d iterations are done and SOLVER.MAX_ITER is %d, so nothing is left to train: evaluating only. A "
+                "larger SOLVER.MAX_ITER prolongs the run",
+                self.cfg.OUTPUT_DIR,
+                self.start_iter,
+                self.max_iter,
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return with_manifest(super().state_dict())
+
+    @property
+    def seed(self) -> int:
+        """Of the data and of the random state of each step; that of the checkpoint where SEED is negative."""
+        return self._trainer.seed
+
+    def after_step(self) -> None:
+        super().after_step()
+        self.done = self.iter + 1
+
     def train(self) -> OrderedDict:
         """Runs from `start_iter` to `max_iter` and returns the results of the last evaluation."""
+        self.done = self.start_iter
         TrainerBase.train(self, self.start_iter, self.max_iter)
         if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
             verify_results(self.cfg, self.results)
@@ -97,13 +133,13 @@ class Trainer(DefaultTrainer):
         period = self.cfg.TEST.EVAL_PERIOD
         everywhere = [hooks.IterationTimer(), MemoryStats(), self.average, hooks.LRScheduler(), self._precise_bn()]
         if not comm.is_main_process():
-            return [*everywhere, hooks.EvalHook(period, self.evaluate)]
+            return [*everywhere, EvalHook(period, self.evaluate)]
         # Writers see the latest value only: written less often than evaluated, results would get lost.
         write_period = min(WRITE_PERIOD, period) if period > 0 else WRITE_PERIOD
         return [
             *everywhere,
             hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD),
-            hooks.EvalHook(period, self.evaluate),
+            EvalHook(period, self.evaluate),
             hooks.PeriodicWriter(self.build_writers(), period=write_period),
         ]
 
@@ -114,7 +150,7 @@ class Trainer(DefaultTrainer):
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0  # a second set of workers would double the memory
         loader = self.build_train_loader(cfg)
-        return hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
+        return PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
 
     def build_writers(self) -> list[EventWriter]:
         folder = self.cfg.OUTPUT_DIR
