@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from defcn_ext.engine.data_order import ResumableLoader
+from defcn_ext.engine.gradients import GradientGuard, largest_gradient, to_host
 from defcn_ext.engine.seeding import seed_step
 from detectron2.engine import SimpleTrainer
 
@@ -46,12 +47,15 @@ class TrainStep(SimpleTrainer):
         self.device_type = next(model.parameters()).device.type
         scaled = amp_dtype == torch.float16 and self.device_type == "cuda"
         self.grad_scaler = torch.amp.GradScaler(self.device_type, enabled=scaled)
+        self.guard = GradientGuard(scaled)
         self._stream: Iterator[Batch] | None = None
 
     def run_step(self) -> None:
-        """
+        """One step; with a gradient that is not finite it leaves the weights as they were.
+
         Raises:
-            FloatingPointError: a loss is not finite; the weights stay as they were.
+            FloatingPointError: a loss is not finite, or no gradient has been for some steps; the weights stay as they
+                were.
             ValueError: the batch cannot be split into `accumulate` equal parts.
         """
         assert self.model.training, "the model is in eval mode"
@@ -69,9 +73,11 @@ class TrainStep(SimpleTrainer):
                     losses[name] = losses.get(name, 0) + value
         self.after_backward()
 
-        self.write_metrics(losses, data_time, self.iter)
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
+        *values, largest = to_host([*losses.values(), largest_gradient(self.optimizer)])
+        self.write_metrics(dict(zip(losses, values)), data_time, self.iter)
+        if self.guard.admits(float(largest), self.iter) or self.grad_scaler.is_enabled():
+            self.grad_scaler.step(self.optimizer)  # a scaler leaves such a step out itself, and lowers the scale
+            self.grad_scaler.update()
 
     def _next_batch(self) -> Batch:
         if self._stream is None:
@@ -106,12 +112,15 @@ class TrainStep(SimpleTrainer):
         state["seed"] = self.seed
         if self.grad_scaler.is_enabled():
             state["grad_scaler"] = self.grad_scaler.state_dict()
+        if self.guard.skipped:
+            state["skipped"] = self.guard.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         if not self.keep_seed and "seed" in state_dict:
             self.seed = state_dict["seed"]
+        self.guard.load_state_dict(state_dict.get("skipped", {}))
         if self.grad_scaler.is_enabled() and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
