@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
+from detectron2.utils.logger import log_first_n
 
 
 class UserError(ValueError):
     """A mistake in the command, the config or a file; the message is all that the user needs."""
 
 
+def tell_new_key(old: str, new: str) -> None:
+    """Warns, once, that a value of one of Detectron2's keys has become a key of this project's."""
+    message = f"{old} works here, but Detectron2's own trainer refuses it: set {new} instead"
+    log_first_n(logging.WARNING, message, name=__name__, key="message")
+
+
 def add_defcn_config(cfg: CN) -> None:
     """Adds this project's keys, with the defaults of the DeFCN paper, to a Detectron2 config."""
-    from defcn_ext.data.config import add_data_config
-    from defcn_ext.engine.config import add_engine_config
-
-    add_engine_config(cfg)
-    add_data_config(cfg)
+    _add_trainer_config(cfg)
 
     cfg.MODEL.DEFCN = _C = CN()
     # Number of object classes, without background.
@@ -76,6 +83,34 @@ def add_defcn_config(cfg: CN) -> None:
     _C.PEAK_FILTER.KERNEL = 3
     # Evaluate with and without NMS in one pass over the data and report the gap. Costs one NMS an image.
     _C.COMPARE_NMS = True
+
+
+def _add_trainer_config(cfg: CN) -> None:
+    from defcn_ext.data.config import add_data_config
+    from defcn_ext.engine.config import add_engine_config
+
+    add_engine_config(cfg)
+    add_data_config(cfg)
+
+
+def flat_keys(node: CN, prefix: str = "") -> dict[str, Any]:
+    """Every key of a config with its value, nodes and what is in them, by the full name."""
+    found: dict[str, Any] = {}
+    for name, value in node.items():
+        found[prefix + name] = value
+        if isinstance(value, CN):
+            found |= flat_keys(value, f"{prefix}{name}.")
+    return found
+
+
+def changed_trainer_keys(cfg: CN) -> list[str]:
+    """The keys that only this project's trainer reads, as far as `cfg` has other values than the defaults."""
+    fresh = get_cfg()
+    stock = flat_keys(fresh)
+    _add_trainer_config(fresh)
+    ours = {k: v for k, v in flat_keys(fresh).items() if k not in stock and not isinstance(v, CN)}
+    given = flat_keys(cfg)
+    return [key for key, default in ours.items() if key in given and given[key] != default]
 
 
 def _point_branch(rule: str, box_weight: float) -> CN:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 
 from defcn_ext.assignment.progress import Progress
 from defcn_ext.branches import Branch, build_branches, build_towers
+from defcn_ext.config import changed_trainer_keys
 from defcn_ext.inference import Inference
 from defcn_ext.inference.peak_filter import PeakFilter
 from defcn_ext.layers.towers import HeadFeatures
@@ -19,6 +22,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, detector_postprocess
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage, has_event_storage
+
+logger = logging.getLogger(__name__)
 
 
 @META_ARCH_REGISTRY.register()
@@ -51,6 +56,7 @@ class DeFCN(nn.Module):
         vis_period: int = 0,
         inference_only: bool = False,
         max_iter: int = 1,
+        trainer_keys: Sequence[str] = (),
     ):
         """
         Args:
@@ -68,6 +74,8 @@ class DeFCN(nn.Module):
             vis_period: iterations between two pictures of the training in the event storage; 0 for none.
             inference_only: the branches that only train are missing; refuse to train.
             max_iter: iterations of the whole training, for rules that change with its progress.
+            trainer_keys: config keys that are set for `defcn_ext.engine.Trainer`, which empties the list; another
+                trainer is told at its first step that it passes over them.
         """
         super().__init__()
         self.backbone = backbone
@@ -80,6 +88,7 @@ class DeFCN(nn.Module):
         self.nms, self.compare_nms = nms, compare_nms
         self.input_format, self.vis_period = input_format, vis_period
         self.inference_only, self.max_iter = inference_only, max_iter
+        self.trainer_keys = list(trainer_keys)
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         shapes = backbone.output_shape()
@@ -117,6 +126,7 @@ class DeFCN(nn.Module):
             "vis_period": cfg.VIS_PERIOD,
             "inference_only": options.INFERENCE_ONLY,
             "max_iter": cfg.SOLVER.MAX_ITER,
+            "trainer_keys": changed_trainer_keys(cfg),
         }
 
     @property
@@ -136,6 +146,8 @@ class DeFCN(nn.Module):
         Raises:
             ValueError: in training an image comes without "instances", or the model is made for inference only.
         """
+        if self.training and self.trainer_keys and has_event_storage():
+            self._tell_trainer()
         if self.training and self.inference_only:
             raise ValueError("MODEL.DEFCN.INFERENCE_ONLY is set, so this model has no branches to train with")
         images = self.preprocess_image(batched_inputs)
@@ -147,6 +159,13 @@ class DeFCN(nn.Module):
             return losses
         predictions = self.predict(points, features, self.test_branch)
         return self.forward_inference(points, predictions, images.image_sizes, batched_inputs)
+
+    def _tell_trainer(self) -> None:
+        logger.warning(
+            "This trainer does not read %s: they have no effect; defcn_ext.engine.Trainer does (train_net.py)",
+            ", ".join(self.trainer_keys),
+        )
+        self.trainer_keys = []
 
     @property
     def progress(self) -> float:

@@ -1,9 +1,11 @@
 """Training augmentations from the config."""
 
+from defcn_ext.config import tell_new_key
 from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 
-FLIPS = {"none": (), "horizontal": (True,), "vertical": (False,), "both": (True, False)}  # one flag a flip: horizontal?
+FLIPS = {"none": (), "horizontal": (True,), "vertical": (False,)}  # one flag a flip: horizontal?
+BOTH = (True, False)
 
 
 def build_train_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
@@ -17,11 +19,18 @@ def build_train_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
     if cfg.INPUT.CROP.ENABLED:
         augmentations.append(T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
     augmentations += _detr_crop(cfg) + _resize(cfg)
-    if cfg.INPUT.RANDOM_FLIP not in FLIPS:
-        raise ValueError(f"INPUT.RANDOM_FLIP: unknown value {cfg.INPUT.RANDOM_FLIP!r}; known: {', '.join(FLIPS)}")
-    for horizontal in FLIPS[cfg.INPUT.RANDOM_FLIP]:
+    for horizontal in _flips(cfg):
         augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
     return augmentations + _colors(cfg.INPUT.COLOR_JITTER)
+
+
+def _flips(cfg: CfgNode) -> tuple[bool, ...]:
+    flip = cfg.INPUT.RANDOM_FLIP
+    if flip == "both":
+        tell_new_key("INPUT.RANDOM_FLIP both", "INPUT.FLIP_BOTH True")
+    elif flip not in FLIPS:
+        raise ValueError(f"INPUT.RANDOM_FLIP: unknown value {flip!r}; known: {', '.join(FLIPS)}")
+    return BOTH if cfg.INPUT.FLIP_BOTH or flip == "both" else FLIPS[flip]
 
 
 def _detr_crop(cfg: CfgNode) -> list[T.Augmentation]:

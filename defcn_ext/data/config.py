@@ -4,10 +4,7 @@ from detectron2.config import CfgNode
 
 
 def add_data_config(cfg: CfgNode) -> None:
-    """Adds DATASETS.REGISTER, DATASETS.CHECK_FILES and the INPUT keys below to `cfg`.
-
-    INPUT.RANDOM_FLIP takes "both" (each direction with probability 1/2) besides Detectron2's values.
-    """
+    """Adds DATASETS.REGISTER, DATASETS.CHECK_FILES and the INPUT keys below to `cfg`."""
     # One's own COCO-format data: a list of "NAME=JSON:IMAGE_DIR", or in yaml of {name: .., json: .., images: ..}.
     # The names can then be used in DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.REGISTER = ()
@@ -15,6 +12,9 @@ def add_data_config(cfg: CfgNode) -> None:
     # "header": before training and evaluation, open every image file and read its header (no pixels): unreadable ones
     # are skipped in training and named in evaluation, and wrong sizes in the json are put right. "none": don't.
     cfg.DATASETS.CHECK_FILES = "header"
+
+    # Flip horizontally and vertically, each with probability 1/2, whatever INPUT.RANDOM_FLIP.
+    cfg.INPUT.FLIP_BOTH = False
 
     # Brightness, contrast and saturation are each multiplied by a factor drawn from [1 - x, 1 + x]. 0: off.
     cfg.INPUT.COLOR_JITTER = 0.0

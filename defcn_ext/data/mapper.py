@@ -51,7 +51,7 @@ class RobustMapper(DatasetMapper):
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         stock = cfg.clone()
         stock.defrost()
-        stock.INPUT.RANDOM_FLIP = "none"  # Detectron2 itself does not know "both"
+        stock.INPUT.RANDOM_FLIP = "none"  # older configs have "both", which Detectron2 refuses
         arguments = super().from_config(stock, is_train)
         if is_train:
             arguments.update(augmentations=build_train_augmentation(cfg), cache=cfg.INPUT.CACHE)

@@ -6,15 +6,18 @@ from detectron2.config import CfgNode as CN
 def add_engine_config(cfg: CN) -> None:
     """Adds the keys that `defcn_ext.engine` reads. With the defaults a training step is Detectron2's own.
 
-    Two keys of Detectron2 mean more here. SEED also sets the augmentation of every sample; left at -1, the data order
-    differs from run to run. SOLVER.CLIP_GRADIENTS.CLIP_TYPE also takes "full_model": CLIP_VALUE then bounds the norm
-    over all parameters together.
+    Detectron2's own trainers pass over them all, and run the same config with what they have.
+
+    One key of Detectron2 means more here: SEED also sets the augmentation of every sample; left at -1, the data order
+    differs from run to run.
     """
     # Stores weights and activations as NHWC ("channels last"). Faster on the CPU and for half precision on GPUs.
     cfg.MODEL.CHANNELS_LAST = False
 
-    # Number type of autocast where SOLVER.AMP.ENABLED: "float16", "bfloat16", or "auto" for the fastest that the device
-    # has, float32 on a CPU without bfloat16 instructions. Losses are scaled for float16 on GPUs.
+    # Autocast as with SOLVER.AMP.ENABLED, but on any device: with that key, Detectron2's own trainer asks for a GPU.
+    cfg.SOLVER.AMP.ANY_DEVICE = False
+    # Number type of autocast: "float16", "bfloat16", or "auto" for the fastest that the device has, float32 on a CPU
+    # without bfloat16 instructions. Losses are scaled for float16 on GPUs.
     cfg.SOLVER.AMP.DTYPE = "float16"
     # Each step goes through its IMS_PER_BATCH images in this many parts (a divisor of the images of one process), so
     # that a large batch fits into memory. Gradients are the mean over the parts.
@@ -24,9 +27,12 @@ def add_engine_config(cfg: CN) -> None:
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Factor on the learning rate of the pre-trained part: `backbone.bottom_up`, or `backbone` where there is no FPN.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 1.0
+    # With SOLVER.CLIP_GRADIENTS.ENABLED, CLIP_VALUE bounds the norm of all gradients together, whatever CLIP_TYPE.
+    cfg.SOLVER.CLIP_GRADIENTS.FULL_MODEL = False
 
-    # SOLVER.LR_SCHEDULER_NAME "OneCycleLR": a cosine up to BASE_LR, then a cosine down, without WARMUP_* and STEPS.
+    # A cosine up to BASE_LR, then a cosine down, in place of SOLVER.LR_SCHEDULER_NAME, WARMUP_* and STEPS.
     cfg.SOLVER.ONE_CYCLE = CN()
+    cfg.SOLVER.ONE_CYCLE.ENABLED = False
     # Part of the run, in (0, 1), at which the learning rate is highest.
     cfg.SOLVER.ONE_CYCLE.PEAK = 0.3
     # Learning rate of the first and of the last iteration, as a factor on BASE_LR.

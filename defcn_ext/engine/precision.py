@@ -20,7 +20,7 @@ def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
     name = cfg.SOLVER.AMP.DTYPE
     if name not in ("auto", *AMP_DTYPES):
         raise ValueError(f"SOLVER.AMP.DTYPE: unknown type {name!r}; known: {', '.join(AMP_DTYPES)}, auto")
-    if not cfg.SOLVER.AMP.ENABLED:
+    if not (cfg.SOLVER.AMP.ENABLED or cfg.SOLVER.AMP.ANY_DEVICE):
         return None
     if name != "auto":
         return AMP_DTYPES[name]

@@ -7,12 +7,15 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from defcn_ext.config import tell_new_key
 from detectron2.config import CfgNode
 from detectron2.solver import LRMultiplier, get_default_optimizer_params
 from detectron2.solver import build_lr_scheduler as build_stock_lr_scheduler
 
 OPTIMIZERS = ("SGD", "ADAMW")
-CLIP_TYPES = ("value", "norm", "full_model")
+FULL_MODEL = "full_model"
+CLIP_TYPES = ("value", "norm", FULL_MODEL)
+SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
@@ -38,13 +41,11 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
         optimizer = torch.optim.AdamW(groups, **common)
     else:
         raise ValueError(f"SOLVER.OPTIMIZER: unknown optimizer {solver.OPTIMIZER!r}; known: {', '.join(OPTIMIZERS)}")
-    if solver.CLIP_GRADIENTS.ENABLED:
-        clip_before_step(
-            optimizer,
-            solver.CLIP_GRADIENTS.CLIP_TYPE,
-            solver.CLIP_GRADIENTS.CLIP_VALUE,
-            solver.CLIP_GRADIENTS.NORM_TYPE,
-        )
+    clip = solver.CLIP_GRADIENTS
+    if clip.ENABLED:
+        if clip.CLIP_TYPE == FULL_MODEL:
+            tell_new_key(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE {FULL_MODEL}", "SOLVER.CLIP_GRADIENTS.FULL_MODEL True")
+        clip_before_step(optimizer, FULL_MODEL if clip.FULL_MODEL else clip.CLIP_TYPE, clip.CLIP_VALUE, clip.NORM_TYPE)
     return optimizer
 
 
@@ -71,28 +72,34 @@ def clip_before_step(optimizer: Optimizer, clip_type: str, clip_value: float, no
         params = [p for group in optimizer.param_groups for p in group["params"]]
         if clip_type == "value":
             clip_grad_value_(params, clip_value)
-        elif clip_type == "full_model":
+        elif clip_type == FULL_MODEL:
             clip_grad_norm_(params, clip_value, norm_type)
         else:
             for param in params:
                 clip_grad_norm_(param, clip_value, norm_type)
 
     if clip_type not in CLIP_TYPES:
-        raise ValueError(
-            f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE: unknown type {clip_type!r}; known: {', '.join(CLIP_TYPES)}"
-        )
+        raise ValueError(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE: unknown type {clip_type!r}; known: {', '.join(CLIP_TYPES)}")
     optimizer.register_step_pre_hook(clip)
 
 
 def build_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
-    """Detectron2's schedules, and "OneCycleLR": one cosine up, one down (Smith and Topin, arXiv 1708.07120).
+    """Detectron2's schedules, and with SOLVER.ONE_CYCLE one cosine up, one down (Smith and Topin, arXiv 1708.07120).
 
     Raises:
-        ValueError: SOLVER.ONE_CYCLE.PEAK is not strictly between 0 and 1.
+        ValueError: SOLVER.ONE_CYCLE.PEAK is not strictly between 0 and 1, or SOLVER.LR_SCHEDULER_NAME is unknown.
     """
-    if cfg.SOLVER.LR_SCHEDULER_NAME != "OneCycleLR":
+    name, cycle = cfg.SOLVER.LR_SCHEDULER_NAME, cfg.SOLVER.ONE_CYCLE
+    if name == "OneCycleLR":
+        tell_new_key("SOLVER.LR_SCHEDULER_NAME OneCycleLR", "SOLVER.ONE_CYCLE.ENABLED True")
+    elif name not in SCHEDULES:
+        known = ", ".join(SCHEDULES)
+        raise ValueError(
+            f"SOLVER.LR_SCHEDULER_NAME: unknown schedule {name!r}; known: {known}; for one cosine up and one down set "
+            "SOLVER.ONE_CYCLE.ENABLED True"
+        )
+    if not cycle.ENABLED and name != "OneCycleLR":
         return build_stock_lr_scheduler(cfg, optimizer)
-    cycle = cfg.SOLVER.ONE_CYCLE
     if not 0 < cycle.PEAK < 1:
         raise ValueError(f"SOLVER.ONE_CYCLE.PEAK: {cycle.PEAK} is not between 0 and 1")
     multiplier = CompositeParamScheduler(

@@ -28,6 +28,7 @@ from defcn_ext.engine.memory import MemoryStats
 from defcn_ext.engine.precision import amp_dtype
 from defcn_ext.engine.seeding import run_seed
 from defcn_ext.engine.train_step import TrainStep
+from defcn_ext.meta_arch import DeFCN
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
 from detectron2.evaluation import DatasetEvaluator, verify_results
@@ -164,6 +165,8 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = super().build_model(cfg)
+        if isinstance(model, DeFCN):
+            model.trainer_keys.clear()
         return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model
 
     @classmethod

@@ -37,7 +37,7 @@ def test_crop_comes_first(cfg):
 
 
 def test_both_flips(cfg):
-    cfg.INPUT.RANDOM_FLIP = "both"
+    cfg.INPUT.FLIP_BOTH = True
     augmentations = T.AugmentationList(build_train_augmentation(cfg))
     image = np.zeros((46, 46, 3), dtype=np.uint8)
     image[0, 0] = 255

@@ -10,6 +10,10 @@ def test_the_named_type_is_used_where_enabled(enabled, name, dtype):
     assert amp_dtype(tiny_cfg("SOLVER.AMP.ENABLED", enabled, "SOLVER.AMP.DTYPE", name)) == dtype
 
 
+def test_any_device_does_not_ask_for_detectron2s_own_switch():
+    assert amp_dtype(tiny_cfg("SOLVER.AMP.ANY_DEVICE", True)) == torch.float16
+
+
 @pytest.mark.parametrize("native, dtype", [(True, torch.bfloat16), (False, None)])
 def test_auto_takes_bfloat16_only_where_the_cpu_has_it(native, dtype, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)

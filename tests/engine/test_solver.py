@@ -135,7 +135,7 @@ def rates(cfg) -> list[float]:
 
 
 def test_one_cycle_by_hand():
-    cfg = cfg_with("SOLVER.LR_SCHEDULER_NAME", "OneCycleLR", "SOLVER.BASE_LR", 2.0, "SOLVER.MAX_ITER", 20)
+    cfg = cfg_with("SOLVER.ONE_CYCLE.ENABLED", True, "SOLVER.BASE_LR", 2.0, "SOLVER.MAX_ITER", 20)
     cfg.SOLVER.ONE_CYCLE.PEAK = 0.4
     lr = rates(cfg)
     assert lr[0] == pytest.approx(2 * 0.04)
@@ -146,7 +146,7 @@ def test_one_cycle_by_hand():
 
 
 def test_one_cycle_peak_outside_the_run():
-    cfg = cfg_with("SOLVER.LR_SCHEDULER_NAME", "OneCycleLR")
+    cfg = cfg_with("SOLVER.ONE_CYCLE.ENABLED", True)
     cfg.SOLVER.ONE_CYCLE.PEAK = 1.0
     with pytest.raises(ValueError, match="ONE_CYCLE.PEAK"):
         rates(cfg)
