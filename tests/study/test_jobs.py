@@ -14,7 +14,7 @@ from defcn_ext.study import jobs
 from defcn_ext.study.jobs import Failure, Plan, locked, run_all
 from defcn_ext.tools import compare
 from tests.quick import REPOSITORY
-from tests.tools.test_compare import QUICK, SMALL, arguments, make_run
+from tests.study.test_compare import QUICK, SMALL, arguments, make_run
 
 INPUTS = {"config": "a", "data": "b"}
 

@@ -10,7 +10,7 @@ from defcn_ext.study.entries import Entry
 from defcn_ext.study.jobs import Failure
 from defcn_ext.study.report import Spread, Summary, target_ap
 from defcn_ext.study.runs import Evaluation
-from tests.tools.test_compare import make_run
+from tests.study.test_compare import make_run
 
 FCOS = [
     make_run(seed=0),  # 2.5 duplicates, 20 of 100 objects missed, 3 wrong an image
