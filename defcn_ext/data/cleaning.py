@@ -1,14 +1,11 @@
 """Real data made fit for training: `clean_dataset_dicts`, a pure function over Detectron2's dataset dicts."""
 
-import math
-import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from defcn_ext.data.dirt import Dirt
 from defcn_ext.data.headers import Header
+from defcn_ext.data.numbers import as_box, as_flag, as_index, as_size, shown
 from detectron2.structures import BoxMode
 
 MIN_SIDE = 0.01  # pixels; thinner boxes are slips of the mouse, and no prediction can match them
@@ -53,17 +50,18 @@ def clean_dataset_dicts(
 def _clean_record(original: dict, headers: Mapping[str, Header] | None, num_classes: int | None, dirt: Dirt):
     name = original.get("file_name")
     if not isinstance(name, str) or not name:
-        dirt.add("records without a file name: skipped", f"image_id {original.get('image_id')}")
+        dirt.add("records without a file name: skipped", f"image_id {shown(original.get('image_id'))}")
         return None
     record = dict(original)
     if headers is not None and not _apply_header(record, headers.get(name, "not checked"), dirt):
         return None
-    if not (_is_size(record.get("height")) and _is_size(record.get("width"))):
-        if "height" in record or "width" in record:
-            dirt.add("images whose height and width are no numbers: taken from the file when it is read", name)
+    size = as_size(record.get("height"), record.get("width"))
+    if size:
+        record["height"], record["width"] = size
+    elif "height" in record or "width" in record:
+        dirt.add("images whose height and width are no numbers: taken from the file when it is read", name)
         record.pop("height", None)
         record.pop("width", None)
-    size = (record["height"], record["width"]) if "height" in record else None
     annotations = (_clean_annotation(a, size, num_classes, name, dirt) for a in record.get("annotations") or ())
     record["annotations"] = [a for a in annotations if a is not None]
     return record
@@ -84,24 +82,18 @@ def _apply_header(record: dict, header: Header, dirt: Dirt) -> bool:
     return True
 
 
-def _is_size(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and value > 0
-
-
 def _clean_annotation(original: Any, size: tuple[int, int] | None, num_classes: int | None, name: str, dirt: Dirt):
     if not isinstance(original, dict):
         dirt.add("annotations that are no mappings: skipped", name)
         return None
     category = as_index(original.get("category_id"))
     if category is None or (num_classes is not None and category >= num_classes):
-        dirt.add("annotations of unknown classes: skipped", f"{name}, category_id {original.get('category_id')!r}")
+        dirt.add("annotations of unknown classes: skipped", f"{name}, category_id {shown(original.get('category_id'))}")
         return None
     box = _clean_box(original.get("bbox"), original.get("bbox_mode"), size, name, dirt)
     if box is None:
         return None
-    crowd = original.get("iscrowd", 0)
-    flag = int(bool(crowd)) if isinstance(crowd, numbers.Number) else 0
-    return {**original, "bbox": box, "category_id": category, "iscrowd": flag}
+    return {**original, "bbox": box, "category_id": category, "iscrowd": as_flag(original.get("iscrowd")) or 0}
 
 
 def _clean_box(box: Any, mode: Any, size: tuple[int, int] | None, name: str, dirt: Dirt) -> list[float] | None:
@@ -110,9 +102,9 @@ def _clean_box(box: Any, mode: Any, size: tuple[int, int] | None, name: str, dir
         dirt.add("annotations whose bbox_mode is none of XYXY_ABS, XYWH_ABS, XYWHA_ABS: skipped", name)
         return None
     rotated = mode == BoxMode.XYWHA_ABS
-    values = as_floats(box, 5 if rotated else 4)
+    values = as_box(box, 5 if rotated else 4)
     if values is None:
-        dirt.add("boxes that are not four (rotated: five) finite numbers: skipped", f"{name}, {box!r:.80}")
+        dirt.add("boxes that are not four (rotated: five) finite numbers: skipped", f"{name}, {shown(box)}")
         return None
     if rotated:
         x1, y1, x2, y2 = 0.0, 0.0, values[2], values[3]
@@ -139,23 +131,3 @@ def _clip(box: tuple[float, float, float, float], size: tuple[int, int]) -> tupl
     height, width = (float(s) for s in size)
     x1, y1, x2, y2 = box
     return min(max(x1, 0.0), width), min(max(y1, 0.0), height), min(max(x2, 0.0), width), min(max(y2, 0.0), height)
-
-
-def as_floats(values: Any, count: int) -> list[float] | None:
-    """`count` finite floats, or None if that is not what `values` holds."""
-    if isinstance(values, np.ndarray):
-        values = values.tolist()
-    if not isinstance(values, (list, tuple)) or len(values) != count:
-        return None
-    try:
-        floats = [float(v) for v in values]
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return floats if all(math.isfinite(v) for v in floats) else None
-
-
-def as_index(value: Any) -> int | None:
-    """A whole number from 0 as int, or None."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        return None
-    return int(value) if value >= 0 and value == int(value) else None

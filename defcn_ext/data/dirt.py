@@ -26,3 +26,9 @@ class Dirt:
         """One warning per kind; `source` names the data set or the file."""
         for line in self.lines():
             logger.warning("%s: %s", source, line)
+
+    def join(self, other: "Dirt") -> None:
+        """Adds what another one has counted."""
+        for kind, count in other.counts.items():
+            self.counts[kind] = self.counts.get(kind, 0) + count
+            self.first.setdefault(kind, other.first[kind])

@@ -77,22 +77,24 @@ def _register(entry: Entry, copy_to: Path) -> None:
         raise FileNotFoundError(f"{KEY}: {name}: image folder {image_root} does not exist")
     try:
         repairs = Dirt()
-        path, content = usable_json(json_file, image_root, copy_to, repairs)
-        _check_images(content["images"], json_file, image_root)
+        file = usable_json(json_file, image_root, copy_to, repairs)
+        _check_images(file.content["images"], json_file, image_root)
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(f"{KEY}: {name}: {error}") from None
-    classes = [c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])]
+    classes = [c["name"] for c in sorted(file.content["categories"], key=lambda c: c["id"])]
     repairs.log(json_file)
     extra = {"thing_classes": classes, "registered_from": source, "repairs": repairs}
-    register_coco_instances(name, extra, path, image_root)
+    extra["original_ids"] = {"image_id": file.image_ids, "category_id": file.category_ids}
+    register_coco_instances(name, extra, file.path, image_root)
 
 
 def _check_images(images: list[dict], json_file: str, image_root: str) -> None:
     if not any(os.path.isfile(os.path.join(image_root, image["file_name"])) for image in images[:LOOKED_AT]):
         first = images[0]["file_name"]
+        hint = "; its backslashes count as part of the name here, write / for folders" if "\\" in first else ""
         raise FileNotFoundError(
             f"{image_root}: holds none of the images of {json_file}, such as {first!r}. "
-            "IMAGE_DIR is the folder that the json's file_name entries start from"
+            f"IMAGE_DIR is the folder that the json's file_name entries start from{hint}"
         )
 
 

@@ -6,10 +6,11 @@ import os
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator
+from detectron2.evaluation import DatasetEvaluator
 
 from .crowdhuman import CrowdHumanEvaluator
 from .nms_gap import NMSGapEvaluator
+from .own_terms import OwnTermsEvaluator
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
@@ -34,7 +35,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, output_folder: str | None =
         if kind == "crowdhuman":
             return CrowdHumanEvaluator(dataset_name, output_dir=output_dir)
         max_dets = cfg.TEST.DETECTIONS_PER_IMAGE
-        return COCOEvaluator(dataset_name, output_dir=output_dir, max_dets_per_image=max_dets)
+        return OwnTermsEvaluator(dataset_name, output_dir=output_dir, max_dets_per_image=max_dets)
 
     if cfg.MODEL.META_ARCHITECTURE == "DeFCN" and cfg.MODEL.DEFCN.COMPARE_NMS:
         return NMSGapEvaluator(make, nms=cfg.MODEL.DEFCN.NMS)

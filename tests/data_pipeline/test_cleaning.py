@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from defcn_ext.data.cleaning import as_floats, as_index, clean_dataset_dicts
+from defcn_ext.data.cleaning import clean_dataset_dicts
 from defcn_ext.data.dirt import Dirt
+from defcn_ext.data.numbers import as_floats, as_index
 from detectron2.structures import BoxMode
 
 XYWH, XYXY, ROTATED = BoxMode.XYWH_ABS, BoxMode.XYXY_ABS, BoxMode.XYWHA_ABS
@@ -59,6 +60,7 @@ def test_good_record_stays_and_boxes_become_floats():
         ((5, 6, math.nan, 10), XYWH, "boxes that are not four (rotated: five) finite numbers: skipped"),
         ((5, 6, math.inf, 10), XYWH, "boxes that are not four (rotated: five) finite numbers: skipped"),
         ((5, 6, None, 10), XYWH, "boxes that are not four (rotated: five) finite numbers: skipped"),
+        ((5, 6, 1e300, 10), XYWH, "boxes that are not four (rotated: five) finite numbers: skipped"),
         ((5, 6, 10**400, 10), XYWH, "boxes that are not four (rotated: five) finite numbers: skipped"),
         ((5, 6, 20, 10), None, "annotations whose bbox_mode is none of XYXY_ABS, XYWH_ABS, XYWHA_ABS: skipped"),
     ],
@@ -109,7 +111,9 @@ def test_any_class_from_zero_passes_without_num_classes():
     assert as_index(-1) is None
 
 
-@pytest.mark.parametrize(("crowd", "flag"), [(0, 0), (1, 1), (True, 1), (None, 0), ("yes", 0), (2, 1)])
+@pytest.mark.parametrize(
+    ("crowd", "flag"), [(0, 0), (1, 1), (True, 1), (None, 0), ("1", 1), ("0", 0), ("x", 0), ([1], 0), (2, 1)]
+)
 def test_iscrowd_becomes_zero_or_one(crowd, flag):
     left, _ = clean_one(annotation(iscrowd=crowd))
     assert left[0]["iscrowd"] == flag
