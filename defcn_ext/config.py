@@ -66,11 +66,20 @@ def add_defcn_config(cfg: CN) -> None:
     _C.INFERENCE_ONLY = False
     # Detections must score strictly more.
     _C.SCORE_THRESH_TEST = 0.05
-    # (point, class) pairs kept of each level, at most one a point on average.
+    # (point, class) pairs kept of each level, and whether never more than the level has points (DeFCN's release: yes;
+    # DATE, o2f, DW and Detectron2: no).
     _C.TOPK_CANDIDATES_TEST = 1000
-    # Whether non-maximum suppression per class ends the inference, and above which IoU it suppresses.
+    _C.TOPK_WITHIN_POINTS = True
+    # Let every point name no more than its best class: one box is never given twice under two names.
+    _C.ONE_CLASS_PER_POINT = False
+    # Whether non-maximum suppression ends the inference, and above which IoU it suppresses.
     _C.NMS = False
     _C.NMS_THRESH_TEST = 0.6
+    # Whether a box also suppresses those of other classes.
+    _C.NMS_OVER_CLASSES = False
+    # Whether NMS sees the boxes cut off at the border of the image (mmdetection, where DATE, o2f and DW come from), or
+    # as they are predicted (DeFCN's release, Detectron2). The boxes that come out are cut off in any case.
+    _C.NMS_CLIPPED = False
     # What NMS may compare (DeFCN, Table 2): boxes of all levels or only of one level, and boxes whose points lie in one
     # window of so many cells a side (odd; 0 for no limit).
     _C.NMS_PER_LEVEL = False

@@ -16,7 +16,7 @@ from defcn_ext.inference import Inference
 from defcn_ext.inference.peak_filter import PeakFilter
 from defcn_ext.layers.towers import HeadFeatures
 from defcn_ext.pictures.training import truth_and_detections
-from defcn_ext.structures import DensePredictions, Objects, Pairs, Points
+from defcn_ext.structures import DensePredictions, Objects, Pairs, Points, recording
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, detector_postprocess
@@ -109,10 +109,14 @@ class DeFCN(nn.Module):
             "inference": Inference(
                 score_thresh=options.SCORE_THRESH_TEST,
                 topk_per_level=options.TOPK_CANDIDATES_TEST,
+                topk_within_points=options.TOPK_WITHIN_POINTS,
+                one_class_per_point=options.ONE_CLASS_PER_POINT,
                 detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
                 nms_thresh=options.NMS_THRESH_TEST,
                 nms_per_level=options.NMS_PER_LEVEL,
                 nms_range=options.NMS_RANGE,
+                nms_over_classes=options.NMS_OVER_CLASSES,
+                nms_clipped=options.NMS_CLIPPED,
                 peak_filter=PeakFilter(peaks.TAU, peaks.KERNEL) if peaks.ENABLED else None,
             ),
             "in_features": options.IN_FEATURES,
@@ -186,6 +190,8 @@ class DeFCN(nn.Module):
         pyramid = self.backbone(images)
         features = [pyramid[name] for name in self.in_features]
         sizes = tuple(tuple(x.shape[-2:]) for x in features)
+        if recording():
+            return Points.from_sizes(sizes, self.strides, device=images.device), self.head(features)
         if self._points is None or self._points.sizes != sizes or self._points.xy.device != images.device:
             with torch.inference_mode(False):  # they outlive this call, and training may use them
                 self._points = Points.from_sizes(sizes, self.strides, device=images.device)
@@ -277,7 +283,7 @@ class DeFCN(nn.Module):
                 return detector_postprocess(kept, height, width)
 
             result = {"instances": finish(self.nms)}
-            if self.compare_nms:
+            if self.compare_nms and not recording():  # a deployed graph gives one answer
                 other = finish(not self.nms)
                 result["with_nms"] = result["instances"] if self.nms else other
                 result["without_nms"] = other if self.nms else result["instances"]

@@ -225,8 +225,10 @@ def branch(name, cls, box, l1=0.0, form="relu", loss="giou", **facts):
 
 
 DEFCN = detector(CONV_BIAS=True, NORM="GN", NUM_CONVS=4, SCORE_THRESH_TEST=0.05, TOPK_CANDIDATES_TEST=1000)
+DEFCN |= detector(TOPK_WITHIN_POINTS=True, NMS_CLIPPED=False)
 DEFCN["MODEL.PIXEL_MEAN"] = (103.53, 116.28, 123.675)
 DATE = detector(CONV_BIAS=False, NORM="GN", NUM_CONVS=4, NMS_THRESH_TEST=0.5, LEVEL_SCALES=True)
+DATE |= detector(TOPK_WITHIN_POINTS=False, NMS_CLIPPED=True)
 DATE["MODEL.PIXEL_MEAN"] = (102.9801, 115.9465, 122.7717)
 O2O = {**branch("ONE_TO_ONE", 2.0, 2.0, 5.0), **detector(NMS=False, SCORE_THRESH_TEST=0.01)}
 O2M_FCOS = branch(

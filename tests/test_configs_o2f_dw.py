@@ -81,6 +81,7 @@ def test_labels_fall_over_the_epochs_that_are_trained(name):
     if "O2F/o2f_" in name:
         assert rule == "O2F" and cfg.MODEL.DEFCN.BRANCHES == ["ONE_TO_ONE"] and not cfg.MODEL.DEFCN.NMS
         assert options.get("epochs", 12) * 7330 == cfg.SOLVER.MAX_ITER
+        assert cfg.MODEL.DEFCN.NMS_CLIPPED and not cfg.MODEL.DEFCN.TOPK_WITHIN_POINTS
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -195,3 +196,4 @@ def test_dual_weighting_has_its_released_weights(name):
     assert (many.BOX_BIAS, nodes.PRIOR_PROB, nodes.NMS_THRESH_TEST) == (4.0, 0.02, 0.6)
     assert many.REFINE.ENABLED == ("dw_refine" in name)
     assert nodes.NMS == ("one_to_one" not in name)
+    assert nodes.NMS_CLIPPED and not nodes.TOPK_WITHIN_POINTS

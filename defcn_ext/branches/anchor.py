@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from defcn_ext.assignment.anchors import padded
-from defcn_ext.structures import DensePredictions, Objects, Pairs, Points
+from defcn_ext.structures import DensePredictions, Objects, Pairs, Points, recording
 from detectron2.modeling.box_regression import Box2BoxTransform
 
 from .point import PointBranch
@@ -63,18 +63,23 @@ class AnchorBranch(PointBranch):
 
     def places(self, points: Points) -> Points:
         """The anchors: A points a cell."""
+        if recording():
+            return self._lay(points)
         known = self._places
         if known is None or known.sizes != points.sizes or known.xy.device != points.xy.device:
             with torch.inference_mode(False):  # they outlive this call, and training may use them
-                self._places = Points.with_anchors(
-                    points.sizes, points.strides, self.shapes, offset=self.offset, device=points.xy.device
-                )
+                self._places = self._lay(points)
         return self._places
+
+    def _lay(self, points: Points) -> Points:
+        return Points.with_anchors(
+            points.sizes, points.strides, self.shapes, offset=self.offset, device=points.xy.device
+        )
 
     def decode(self, points: Points, raw: Tensor) -> Tensor:
         """Boxes (N, R, 4) from deltas (N, R, 4), whose dw and dh are cut off at log(1000 / 16)."""
         anchors = self.places(points).anchors
-        return self.transform.apply_deltas(raw.flatten(0, 1), anchors.repeat(len(raw), 1)).view_as(raw)
+        return self.transform.apply_deltas(raw.flatten(0, 1), anchors.repeat(raw.shape[0], 1)).view_as(raw)
 
     def box_loss_of(self, points: Points, predictions: DensePredictions, objects: Objects, pairs: Pairs) -> Tensor:
         """(P,) the box loss of each pair, without weight; L1 sums the four deltas."""

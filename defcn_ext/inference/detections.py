@@ -11,7 +11,7 @@ from torch import Tensor
 from defcn_ext.branches import PointBranch
 from defcn_ext.inference.nms import greedy_nms
 from defcn_ext.inference.peak_filter import PeakFilter
-from defcn_ext.structures import DensePredictions, Points
+from defcn_ext.structures import DensePredictions, Points, recording
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
 
@@ -22,13 +22,18 @@ class Inference:
 
     Attributes:
         score_thresh: candidates must score strictly more; with centerness it is the class score that counts.
-        topk_per_level: (point, class) pairs kept of each level, never more than the level has points.
+        topk_per_level: (point, class) pairs kept of each level.
         detections_per_image: how many remain at the end.
         nms_thresh: IoU above which NMS removes the lower score of two boxes of one class.
+        topk_within_points: never more of a level than it has points (DeFCN's release).
+        one_class_per_point: of the classes of a point only the best is a candidate; of equal ones the first.
         nms_per_level: NMS compares boxes of one level only (DeFCN, Table 2).
         nms_range: NMS compares boxes only whose points lie in one window of so many cells a side; odd, 0 for no
             limit. On one level that is `|dx|, |dy| <= nms_range // 2` cells. Across levels the cells are those of the
             coarser level, and the finer point must lie inside the window around the coarser point: with 1, in its cell.
+        nms_over_classes: NMS compares boxes of all classes, not only of one.
+        nms_clipped: NMS compares what of the boxes lies inside the image (mmdetection); else the boxes as predicted. A
+            box outside the image suppresses nothing then, and stays until empty boxes are dropped, after the final cut.
         peak_filter: before all else only the peaks of the final scores stay, those with centerness; None to keep all.
 
     Raises:
@@ -39,8 +44,12 @@ class Inference:
     topk_per_level: int
     detections_per_image: int
     nms_thresh: float
+    topk_within_points: bool = True
+    one_class_per_point: bool = False
     nms_per_level: bool = False
     nms_range: int = 0
+    nms_over_classes: bool = False
+    nms_clipped: bool = False
     peak_filter: PeakFilter | None = None
 
     def __post_init__(self):
@@ -89,6 +98,8 @@ class Inference:
         if self.peak_filter is not None:
             everywhere = _scores(branch, allowed, centerness)
             allowed = allowed.masked_fill(~self.peak_filter(everywhere, points), -math.inf)
+        if self.one_class_per_point:
+            allowed = _only_best_class(allowed)
         index = self._best_of_each_level(allowed, points)
         point, pred_class = index.div(num_classes, rounding_mode="floor"), index % num_classes
         where = (points.xy, points.stride[:, None], points.level[:, None])
@@ -104,27 +115,40 @@ class Inference:
         )
 
     def _best_of_each_level(self, logits: Tensor, points: Points) -> Tensor:
-        """Indices into the flattened (R, K) logits: of each level the largest above the threshold, decreasing."""
+        """Indices into the flattened (R, K) logits: of each level the largest above the threshold, decreasing.
+
+        Of equal ones the earlier is the larger. Nothing here is a number that a recorded graph would keep.
+        """
         kept, first = [], 0
         for level in logits.split(points.counts):
             entries = level.flatten()
             above = (entries > _logit(self.score_thresh)).nonzero().squeeze(1)
-            order = entries[above].topk(min(self.topk_per_level, len(level), len(above))).indices
-            kept.append(above[order] + first)
-            first += level.numel()
+            best = entries[above].argsort(descending=True, stable=True)[: self.topk_per_level]
+            if self.topk_within_points:
+                best = best[: level.shape[0]]
+            kept.append(above[best] + first)
+            first = first + level.shape[0] * level.shape[1]
         return torch.cat(kept)
 
     def finalize(self, candidates: Instances, *, nms: bool) -> Instances:
-        """The best detections by decreasing score, after NMS per class if asked for; without `locations`."""
+        """The best detections by decreasing score, after NMS if asked for; without `locations`.
+
+        Raises:
+            ValueError: a graph is recorded, which the NMS of `nms_per_level` and `nms_range` cannot enter.
+        """
         keep = self._nms(candidates) if nms else candidates.scores.argsort(descending=True, stable=True)
         kept = candidates[keep[: self.detections_per_image]]
         kept.remove("locations")
         return kept
 
     def _nms(self, candidates: Instances) -> Tensor:
-        boxes, scores, groups = candidates.pred_boxes.tensor, candidates.scores, candidates.pred_classes
+        boxes, scores, groups = self._compared_boxes(candidates), candidates.scores, candidates.pred_classes
+        if self.nms_over_classes:
+            groups = torch.zeros_like(groups)
         if not self.nms_per_level and not self.nms_range:
             return batched_nms(boxes, scores, groups, self.nms_thresh)
+        if recording():
+            raise ValueError("MODEL.DEFCN.NMS_PER_LEVEL and NMS_RANGE are for studies; they cannot be exported")
         xy, stride, level = candidates.locations.split([2, 1, 1], dim=1)
         if self.nms_per_level:
             groups = torch.stack([groups, level[:, 0].long()], dim=1).unique(dim=0, return_inverse=True)[1]
@@ -132,6 +156,19 @@ class Inference:
             return greedy_nms(boxes, scores, groups, self.nms_thresh)
         # whole cells apart, on one level, half a cell away from the limit
         return greedy_nms(boxes, scores, groups, self.nms_thresh, xy=xy, reach=self.nms_range / 2 * stride[:, 0])
+
+    def _compared_boxes(self, candidates: Instances) -> Tensor:
+        if not self.nms_clipped:
+            return candidates.pred_boxes.tensor
+        inside = candidates.pred_boxes.clone()
+        inside.clip(candidates.image_size)
+        return inside.tensor
+
+
+def _only_best_class(logits: Tensor) -> Tensor:
+    """The (R, K) logits, minus infinity but for the largest of each row."""
+    best = logits.nan_to_num(nan=-math.inf, neginf=-math.inf, posinf=math.inf).argmax(1, keepdim=True)
+    return torch.full_like(logits, -math.inf).scatter(1, best, logits.gather(1, best))
 
 
 def _scores(branch: PointBranch, logits: Tensor, centerness: Tensor | None) -> Tensor:

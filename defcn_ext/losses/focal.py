@@ -19,7 +19,13 @@ def product_logit(a: Tensor, b: Tensor) -> Tensor:
     Args:
         a, b: logits of any shapes that broadcast.
     """
-    return _ProductLogit.apply(a, b)
+    # A graph that is recorded to be saved can hold no Python function.
+    plain = torch.jit.is_tracing() or not torch.is_grad_enabled()
+    return _product_logit(a, b) if plain else _ProductLogit.apply(a, b)
+
+
+def _product_logit(a: Tensor, b: Tensor) -> Tensor:
+    return torch.logaddexp(-a, F.softplus(-a) - b).neg()
 
 
 class _ProductLogit(torch.autograd.Function):
@@ -27,7 +33,7 @@ class _ProductLogit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        z = torch.logaddexp(-a, F.softplus(-a) - b).neg_()
+        z = _product_logit(a, b)
         ctx.save_for_backward(a, b, z)
         return z
 

@@ -6,7 +6,7 @@ Letters used in every docstring: `R` points of one image over all levels, `G` ob
 
 from .objects import Objects
 from .pairs import Pairs
-from .points import Points
+from .points import Points, recording
 from .predictions import DensePredictions, ScoreView
 
-__all__ = ["DensePredictions", "Objects", "Pairs", "Points", "ScoreView"]
+__all__ = ["DensePredictions", "Objects", "Pairs", "Points", "ScoreView", "recording"]

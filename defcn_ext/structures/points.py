@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 
+def recording() -> bool:
+    """Whether torch records a graph now: what is kept from this call, or read off it as a number, would freeze it."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+
+
 @dataclass(frozen=True, eq=False)
 class Points:
     """The locations that predict, level by level, row-major inside a level.
@@ -49,7 +54,7 @@ class Points:
         """
         if len(sizes) != len(strides):
             raise ValueError(f"{len(sizes)} level sizes but {len(strides)} strides: give one stride a level")
-        if any(h < 1 or w < 1 for h, w in sizes):
+        if not recording() and any(h < 1 or w < 1 for h, w in sizes):
             raise ValueError(f"every level needs at least one cell, got sizes {list(sizes)}")
         xy, stride, level = [], [], []
         for index, ((h, w), s) in enumerate(zip(sizes, strides)):

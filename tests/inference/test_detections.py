@@ -253,3 +253,48 @@ def test_several_anchors_a_cell_are_refused_where_cells_are_counted(options, key
         find(scores, points=anchors, **options)
     (result,) = find(scores, points=anchors, nms_per_level=True)
     assert make_inference(nms_per_level=True).finalize(result, nms=True).points.tolist() == [0]
+
+
+@pytest.mark.parametrize("topk, expected", [(1000, [12, 3]), (7, [7, 3]), (2, [2, 2])])
+def test_without_the_limit_of_points_a_level_gives_all_its_pairs_up_to_topk(topk, expected):
+    (result,) = find([[[0.6, 0.7, 0.8]] * 5], topk_per_level=topk, topk_within_points=False)
+    assert torch.bincount(result.locations[:, 3].long()).tolist() == expected
+
+
+def test_of_equal_scores_the_first_points_and_classes_are_taken():
+    (result,) = find([[[0.6, 0.6]] * 5], topk_per_level=3)
+    assert found(result) == [(0, 0), (0, 1), (1, 0), (4, 0)]
+
+
+def test_one_class_a_point():
+    scores = [[[0.6, 0.9, 0.8], [0.7, 0.7, 0.6], [0.6, 0.1, 0.2], [0.1, 0.2, 0.3], [0.55, 0.56, 0.57]]]
+    (result,) = find(scores, one_class_per_point=True)
+    assert found(result) == [(0, 1), (1, 0), (2, 0), (4, 2)]
+    (result,) = find(scores, centerness=[0.9] * 5, how="product", one_class_per_point=True)
+    assert found(result) == [(0, 1), (1, 0), (2, 0), (4, 2)]
+    assert result.scores[0].item() == pytest.approx(0.81)
+
+
+def test_a_class_that_is_nan_is_not_the_best_of_its_point():
+    scores = [[[float("nan"), 0.9], [0.1, float("nan")], [float("nan")] * 2, [0.1, 0.1], [0.1, 0.1]]]
+    (result,) = find(scores, one_class_per_point=True)
+    assert found(result) == [(0, 1)]
+
+
+@pytest.mark.parametrize("limits", [{}, {"nms_per_level": True}, {"nms_range": 3}])
+def test_nms_over_classes_compares_them_all(limits):
+    same_place = [(4.0, 4.0, 8.0, 0.0)] * 4
+    several = detections([FULL, FULL, FULL, [20, 20, 30, 30]], [0.6, 0.7, 0.8, 0.9], [0, 1, 2, 0], same_place)
+    assert final(several, True, **limits) == [3, 2, 1, 0]
+    assert final(several, True, nms_over_classes=True, **limits) == [3, 2]
+
+
+def test_nms_of_clipped_boxes_sees_what_lies_inside_the_image():
+    """Inside 16 x 16 both boxes are the right half; as predicted they overlap by 8 / 40 = 0.2."""
+    right, wide = [8, 0, 16, 16], [8, 0, 48, 16]
+    outside = [20, 0, 40, 16]
+    several = detections([right, wide, outside, outside], [0.9, 0.8, 0.7, 0.6])
+    assert final(several, True) == [0, 1, 2]
+    assert final(several, True, nms_clipped=True) == [0, 2, 3]  # nothing of the last two is left to overlap
+    kept = make_inference(nms_clipped=True).finalize(several, nms=True)
+    assert kept.pred_boxes.tensor[1].tolist() == outside and several.pred_boxes.tensor[1].tolist() == wide

@@ -7,6 +7,7 @@ import torch
 
 from defcn_ext.inference.peak_filter import PeakFilter
 from detectron2.modeling import build_model
+from detectron2.structures import pairwise_iou
 from tests.tiny import ALL, batch, tiny_cfg
 
 KEYS = "MODEL.DEFCN."
@@ -82,3 +83,33 @@ def test_peaks_of_an_autocast_model_are_found_in_float32():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         model(batch()[:1])
     assert [x.dtype for x in seen] == [torch.float32] and seen[0].shape == (257, 3)
+
+
+@pytest.mark.parametrize(
+    "key, option",
+    [
+        ("TOPK_WITHIN_POINTS", "topk_within_points"),
+        ("ONE_CLASS_PER_POINT", "one_class_per_point"),
+        ("NMS_OVER_CLASSES", "nms_over_classes"),
+        ("NMS_CLIPPED", "nms_clipped"),
+    ],
+)
+def test_the_keys_of_the_releases_reach_the_inference(key, option):
+    default = getattr(build_model(tiny_cfg(*ALL["fcos"])).inference, option)
+    assert default is (key == "TOPK_WITHIN_POINTS")
+    changed = build_model(tiny_cfg(*ALL["fcos"], KEYS + key, not default))
+    assert getattr(changed.inference, option) is not default
+
+
+def test_one_class_a_point_and_nms_over_classes_leave_no_box_twice():
+    """Images of three classes, the first of 16 * 12 + 8 * 6 + 4 * 3 + 2 * 2 + 1 points, all scores allowed."""
+    every = ("TOPK_WITHIN_POINTS", False, "NMS_CLIPPED", True)
+    _, plain = detect("fcos", *every)
+    _, one = detect("fcos", *every, "ONE_CLASS_PER_POINT", True)
+    _, over = detect("fcos", *every, "NMS_OVER_CLASSES", True)
+    assert len(plain[0]["without_nms"]) == 3 * 257 and len(one[0]["without_nms"]) == 257
+    for n in range(3):
+        for result, apart in ((plain, False), (over, True)):
+            boxes = result[n]["with_nms"].pred_boxes
+            overlap = pairwise_iou(boxes, boxes).triu(1).max()
+            assert len(boxes) > 3 and (overlap < 0.61) == apart

@@ -19,7 +19,8 @@ def detector_postprocess(
     Returns:
         New instances of image size (output_height, output_width); masks (P, output_height, output_width) of bool.
     """
-    output_height, output_width = int(output_height), int(output_width)
+    if not torch.jit.is_tracing():  # where sizes are tensors that a graph goes on with
+        output_height, output_width = int(output_height), int(output_width)
     scale_y = output_height / results.image_size[0]
     scale_x = output_width / results.image_size[1]
     results = Instances((output_height, output_width), **results.get_fields())
