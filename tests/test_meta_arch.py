@@ -5,7 +5,7 @@ import torch
 
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from tests.tiny import ALL, DW, batch, image_with, tiny_cfg
+from tests.tiny import ALL, DW, batch, image_with, kept_labels, tiny_cfg
 
 ONE_TO_ONE = {"loss_cls", "loss_box"}
 DATE = {*ONE_TO_ONE, "loss_l1", "loss_cls_one_to_many", "loss_box_one_to_many"}
@@ -38,36 +38,37 @@ def build(name, *opts):
     return build_model(tiny_cfg(*ALL[name], *opts))
 
 
-def only_once(assign):
-    """The same function, which answers every call as the first one."""
-    answers = []
+FALL = 5e-5  # of losses of about 20, which are float32 and known to 2e-6
 
-    def call(*args):
-        if not answers:
-            answers.append(assign(*args))
-        return answers[0]
 
-    return call
+def squared_gradient(model):
+    return sum(p.grad.square().sum().item() for p in model.parameters())
+
+
+@torch.no_grad()
+def total_at(model, move):
+    """The sum of the losses after the weights have moved that far along the gradient, where they stay."""
+    for parameter in model.parameters():
+        parameter += move * parameter.grad
+    return sum(loss.double() for loss in model(batch()).values()).item()
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_detector_takes_a_step(name):
-    """The losses fall by the step times the squared gradient, to which labels and weights are constants."""
-    model = build(name)
-    for branch in model.branches.values():
-        branch.assign = only_once(branch.assign)
-    losses = model(batch())
-    assert set(losses) == EXPECTED_LOSSES[name]
-    sum(losses.values()).backward()
-    for parameter_name, parameter in model.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), parameter_name
-    step, slope = 1e-5, sum(p.grad.square().sum().item() for p in model.parameters())
-    with torch.no_grad():
-        before = sum(losses.values()).item()
-        for parameter in model.parameters():
-            parameter -= step * parameter.grad
-        after = sum(model(batch()).values()).item()
-    assert before - after == pytest.approx(step * slope, rel=0.2)
+    """The losses fall by the step times the squared gradient, to which labels and weights are constants.
+
+    The step is so short that they are straight along it: on the coarsest level, one cell here, GroupNorm divides by the
+    spread of two numbers, and where that is near 0 the slope holds for a change of the weights of 1e-8 of the gradient.
+    """
+    model = build(name).double()
+    with kept_labels(model):
+        losses = model(batch())
+        assert set(losses) == EXPECTED_LOSSES[name]
+        sum(losses.values()).backward()
+        for parameter_name, parameter in model.named_parameters():
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), parameter_name
+        up, down = total_at(model, step := FALL / squared_gradient(model)), total_at(model, -2 * step)
+    assert up - down == pytest.approx(2 * FALL, rel=0.1)
 
 
 @pytest.mark.parametrize("name", ALL)

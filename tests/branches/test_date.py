@@ -131,6 +131,7 @@ def test_each_branch_detects_what_it_would_alone(name, branch, nms):
     both = build(name, *opts)
     for predictor in both.branches.values():
         torch.nn.init.normal_(predictor.cls_score.weight, std=0.3)  # scores that differ
+        torch.nn.init.ones_(predictor.bbox_pred.bias)  # boxes that are not empty, whatever the start
     alone = with_weights_of(both, name, *opts, BRANCHES, [branch])
     deployed = with_weights_of(both, name, *opts, "MODEL.DEFCN.INFERENCE_ONLY", True)
     assert list(deployed.branches) == [branch.lower()]

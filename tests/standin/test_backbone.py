@@ -186,6 +186,61 @@ def test_initial_weights():
         assert weight.abs().max().item() == pytest.approx(golden["absmax"], rel=0.25, abs=1e-5), name
 
 
+class TestWhatASeedGives:
+    """Checkpoints aside, equal seeds give equal runs on both Detectron2s only if numbers are drawn in one order."""
+
+    CHANNELS = {"in_channels": 8, "out_channels": 16, "stride": 2, "norm": "FrozenBN"}
+    BLOCKS = {
+        "basic": (resnet.BasicBlock, {}, ["shortcut", "conv1", "conv2"]),
+        "bottleneck": (resnet.BottleneckBlock, {"bottleneck_channels": 4}, ["shortcut", "conv1", "conv2", "conv3"]),
+        "deformable": (
+            resnet.DeformBottleneckBlock,
+            {"bottleneck_channels": 4},
+            ["shortcut", "conv1", "conv2_offset", "conv2", "conv3"],
+        ),
+    }
+
+    @pytest.mark.parametrize("name", BLOCKS)
+    def test_a_block_makes_all_convs_then_fills_them_the_shortcut_last(self, name):
+        block_class, options, made = self.BLOCKS[name]
+        torch.manual_seed(1)
+        block = block_class(**self.CHANNELS, **options)
+        torch.manual_seed(1)
+        weights = {}
+        for conv in made:  # what the layers' own constructors draw
+            weights[conv] = torch.empty_like(getattr(block, conv).weight)
+            deformable = name == "deformable" and conv == "conv2"
+            nn.init.kaiming_uniform_(weights[conv], **({"nonlinearity": "relu"} if deformable else {"a": 5**0.5}))
+            if conv == "conv2_offset":
+                torch.empty_like(block.conv2_offset.bias).uniform_()
+        for conv in [*[c for c in made if c not in ("shortcut", "conv2_offset")], "shortcut"]:
+            nn.init.kaiming_normal_(weights[conv], mode="fan_out", nonlinearity="relu")
+            assert torch.equal(getattr(block, conv).weight, weights[conv]), conv
+        if name == "deformable":
+            assert not block.conv2_offset.weight.any() and not block.conv2_offset.bias.any()
+
+    @pytest.mark.parametrize("name", ["basic", "bottleneck"])
+    def test_the_shortcut_is_computed_last(self, name):
+        """The gradient of the input is a sum over its uses, in their order: another order, another last bit."""
+        block_class, options, made = self.BLOCKS[name]
+        block = block_class(**self.CHANNELS, **options)
+        used = []
+        for conv in made:
+            getattr(block, conv).register_forward_hook(lambda *_, conv=conv: used.append(conv))
+        block(torch.rand(1, 8, 6, 6))
+        assert used == [*made[1:], "shortcut"]
+
+    def test_a_pyramid_makes_both_convs_of_a_level_then_fills_them(self):
+        torch.manual_seed(1)
+        model = FPN(Pyramid(), ["fine", "coarse"], 4)
+        torch.manual_seed(1)
+        for level, channels in ((3, 2), (4, 3)):
+            convs = [nn.Conv2d(channels, 4, 1), nn.Conv2d(4, 4, 3)]
+            for name, conv in zip(("lateral", "output"), convs):
+                nn.init.kaiming_uniform_(conv.weight, a=1)
+                assert torch.equal(getattr(model, f"fpn_{name}{level}").weight, conv.weight), (name, level)
+
+
 class TestDeformableStages:
     def block(self, **options):
         block = resnet.DeformBottleneckBlock(8, 8, bottleneck_channels=4, norm="FrozenBN", **options)

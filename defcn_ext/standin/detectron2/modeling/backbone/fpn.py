@@ -52,9 +52,13 @@ class FPN(Backbone):
         self.in_features = tuple(in_features)
         self._levels = [stride.bit_length() - 1 for stride in strides]
         for name, level in zip(in_features, self._levels):
+            # Both are made before the first is filled, as in Detectron2: what a seed gives depends on it.
             lateral = _conv(shapes[name].channels, out_channels, 1, norm)
+            output = _conv(out_channels, out_channels, 3, norm)
+            weight_init.c2_xavier_fill(lateral)
+            weight_init.c2_xavier_fill(output)
             self.add_module(f"fpn_lateral{level}", lateral)
-            self.add_module(f"fpn_output{level}", _conv(out_channels, out_channels, 3, norm))
+            self.add_module(f"fpn_output{level}", output)
         self.top_block = top_block
         self.bottom_up = bottom_up
         self._fuse_type = fuse_type
@@ -96,11 +100,9 @@ class FPN(Backbone):
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, norm: str | Callable[[int], nn.Module]) -> Conv2d:
-    layer = Conv2d(
+    return Conv2d(
         in_channels, out_channels, kernel, padding=kernel // 2, bias=norm == "", norm=get_norm(norm, out_channels)
     )
-    weight_init.c2_xavier_fill(layer)
-    return layer
 
 
 class LastLevelMaxPool(nn.Module):

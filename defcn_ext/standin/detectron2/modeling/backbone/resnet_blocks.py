@@ -14,7 +14,7 @@ Norm = str | Callable[[int], nn.Module]
 
 def _conv(in_channels: int, out_channels: int, kernel: int, norm: Norm, dilation: int = 1, **kwargs: Any) -> Conv2d:
     """A normed conv without bias that keeps the size (but for its stride)."""
-    layer = Conv2d(
+    return Conv2d(
         in_channels,
         out_channels,
         kernel,
@@ -24,8 +24,6 @@ def _conv(in_channels: int, out_channels: int, kernel: int, norm: Norm, dilation
         norm=get_norm(norm, out_channels),
         **kwargs,
     )
-    weight_init.c2_msra_fill(layer)
-    return layer
 
 
 class BasicStem(CNNBlockBase):
@@ -34,13 +32,19 @@ class BasicStem(CNNBlockBase):
     def __init__(self, in_channels: int = 3, out_channels: int = 64, norm: Norm = "BN"):
         super().__init__(in_channels, out_channels, 4)
         self.conv1 = _conv(in_channels, out_channels, 7, norm, stride=2)
+        weight_init.c2_msra_fill(self.conv1)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(F.relu_(self.conv1(x)), kernel_size=3, stride=2, padding=1)
 
 
 class _ResidualBlock(CNNBlockBase):
-    """The shortcut is a conv only where the number of channels changes. Subclasses add `residual`."""
+    """The shortcut is a conv only where the number of channels changes. Subclasses add `residual`, then `_fill`.
+
+    Two orders are part of what a seed means, and follow Detectron2. All convs are made before the first is filled, the
+    shortcut made first and filled last: making one draws random numbers too. And the shortcut is computed after the
+    residual, so that the gradients of the input add up in that order.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, norm: Norm):
         super().__init__(in_channels, out_channels, stride)
@@ -48,9 +52,15 @@ class _ResidualBlock(CNNBlockBase):
         if in_channels != out_channels:
             self.shortcut = _conv(in_channels, out_channels, 1, norm, stride=stride)
 
+    def _fill(self, *convs: nn.Module) -> None:
+        """He-normal weights for the convs of the residual, then for the shortcut."""
+        for layer in (*convs, self.shortcut):
+            if layer is not None:
+                weight_init.c2_msra_fill(layer)
+
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.shortcut is None else self.shortcut(x)
-        return F.relu_(self.residual(x) + shortcut)
+        out = self.residual(x)
+        return F.relu_(out + (x if self.shortcut is None else self.shortcut(x)))
 
 
 class BasicBlock(_ResidualBlock):
@@ -60,6 +70,7 @@ class BasicBlock(_ResidualBlock):
         super().__init__(in_channels, out_channels, stride, norm)
         self.conv1 = _conv(in_channels, out_channels, 3, norm, stride=stride)
         self.conv2 = _conv(out_channels, out_channels, 3, norm)
+        self._fill(self.conv1, self.conv2)
 
     def residual(self, x: Tensor) -> Tensor:
         return self.conv2(F.relu_(self.conv1(x)))
@@ -93,6 +104,7 @@ class BottleneckBlock(_ResidualBlock):
         self.conv1 = _conv(in_channels, width, 1, norm, stride=stride1)
         self.conv2 = _conv(width, width, 3, norm, dilation, stride=stride2, groups=num_groups)
         self.conv3 = _conv(width, out_channels, 1, norm)
+        self._fill(self.conv1, self.conv2, self.conv3)
 
     def residual(self, x: Tensor) -> Tensor:
         x = F.relu_(self.conv1(x))
@@ -133,13 +145,13 @@ class DeformBottleneckBlock(_ResidualBlock):
         kernel = {"kernel_size": 3, "stride": stride2, "padding": dilation, "dilation": dilation}
         self.conv1 = _conv(in_channels, width, 1, norm, stride=stride1)
         self.conv2_offset = Conv2d(width, (3 if deform_modulated else 2) * self.taps, **kernel)
-        nn.init.zeros_(self.conv2_offset.weight)
-        nn.init.zeros_(self.conv2_offset.bias)
         deform_class = ModulatedDeformConv if deform_modulated else DeformConv
         groups = {"groups": num_groups, "deformable_groups": deform_num_groups}
         self.conv2 = deform_class(width, width, **kernel, **groups, bias=False, norm=get_norm(norm, width))
-        weight_init.c2_msra_fill(self.conv2)
         self.conv3 = _conv(width, out_channels, 1, norm)
+        self._fill(self.conv1, self.conv2, self.conv3)
+        nn.init.zeros_(self.conv2_offset.weight)
+        nn.init.zeros_(self.conv2_offset.bias)
 
     def residual(self, x: Tensor) -> Tensor:
         x = F.relu_(self.conv1(x))
