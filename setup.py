@@ -32,6 +32,10 @@ setup(
     ],
     extras_require={
         "test": ["pytest>=7", "hypothesis>=6", "ruff>=0.17,<0.18"],
-        "detectron2": ["detectron2 @ git+https://github.com/facebookresearch/detectron2.git"],
+        "detectron2": [
+            "detectron2 @ git+https://github.com/facebookresearch/detectron2.git",
+            "opencv-python-headless",  # its visualizer, which its stock tools draw with
+            "setuptools<82",  # its model zoo imports pkg_resources, which later ones no longer have
+        ],
     },
 )

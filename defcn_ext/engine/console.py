@@ -23,7 +23,7 @@ class ProgressPrinter(EventWriter):
 
     def write(self) -> None:
         storage = get_event_storage()
-        if storage.iter == self.max_iter:
+        if storage.iter >= self.max_iter:
             return  # what comes after the last iteration is evaluation, which prints its own table
         latest = {name: value for name, (value, _) in storage.latest().items()}
         fields = [self._eta(storage), f"iter: {storage.iter + 1}/{self.max_iter}"]

@@ -119,8 +119,9 @@ def test_when_evaluation_happens(name):
         assert (seen, result) == (expected, True)
 
 
-def test_a_failure_in_the_last_iteration_is_not_evaluated():
-    assert eval_iterations(2, 0, 6, fail_at=5)[0] == [1, 3]
+def test_a_failure_in_the_last_iteration_is_evaluated():
+    assert eval_iterations(2, 0, 6, fail_at=5)[0] == [1, 3, 5]
+    assert eval_iterations(2, 0, 6, fail_at=4)[0] == [1, 3]
 
 
 RETURNS = {

@@ -14,5 +14,5 @@ def is_last(trainer: TrainerBase) -> bool:
 
 
 def is_finished(trainer: TrainerBase) -> bool:
-    """After training: whether all iterations were done."""
-    return trainer.iter >= trainer.max_iter
+    """After training: whether the last iteration was reached; as in Detectron2 also where it failed."""
+    return trainer.iter + 1 >= trainer.max_iter

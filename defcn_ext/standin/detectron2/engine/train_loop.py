@@ -31,7 +31,7 @@ class HookBase:
         """Before the first iteration."""
 
     def after_train(self):
-        """After the last iteration, and after an exception: `trainer.iter == trainer.max_iter` means success."""
+        """After the last iteration, and after an exception: `trainer.iter >= trainer.max_iter` means success."""
 
     def before_step(self):
         """Before each iteration."""
@@ -80,11 +80,11 @@ class TrainerBase:
         with EventStorage(start_iter) as self.storage:
             try:
                 self.before_train()
-                while self.iter < max_iter:
+                for self.iter in range(start_iter, max_iter):
                     self.before_step()
                     self.run_step()
                     self.after_step()
-                    self.iter += 1
+                self.iter += 1  # also where there was nothing to do, as in Detectron2
             except Exception:
                 logger.exception("Exception during training:")
                 raise
