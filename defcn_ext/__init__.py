@@ -13,6 +13,9 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", ".*torch.jit.script.* is deprecated", FutureWarning)
     # They fill Detectron2's registries, and its catalogs with the data sets of this project's configs.
     from defcn_ext import backbones, data, meta_arch  # noqa: F401
+    from defcn_ext.checkpoint import guard
     from defcn_ext.config import add_defcn_config
+
+guard.install()
 
 __all__ = ["PLATFORM", "add_defcn_config"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from defcn_ext.assignment.progress import Progress
 from defcn_ext.branches import Branch, build_branches, build_towers
+from defcn_ext.checkpoint.strict import check_fit
 from defcn_ext.config import changed_trainer_keys
 from defcn_ext.inference import Inference
 from defcn_ext.inference.peak_filter import PeakFilter
@@ -136,6 +137,23 @@ class DeFCN(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
+
+    def needs_to_detect(self, name: str) -> bool:
+        """Whether detections depend on an entry of the state dict; those of branches that only train do not matter."""
+        whole, _, rest = name.partition(".")
+        used = [self.test_branch, *([next(iter(self.branches))] if self.branches[self.test_branch].reads_first else [])]
+        return whole != "branches" or rest.partition(".")[0] in used
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """A model in evaluation mode takes no weights that leave a part of its detections to chance.
+
+        Raises:
+            UserError: entries that detections depend on are missing, and the model is in evaluation mode.
+        """
+        found = super().load_state_dict(state_dict, strict, assign)
+        if not self.training:
+            check_fit(self, found.missing_keys)
+        return found
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """

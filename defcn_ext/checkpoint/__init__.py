@@ -1,6 +1,5 @@
-from .convert import Conversion, ConversionError, convert
-from .layouts import SOURCES
+from .description import classes_of, describe
 from .reading import Checkpoint, read_checkpoint
-from .writing import report, write
+from .strict import load_weights
 
-__all__ = ["SOURCES", "Checkpoint", "Conversion", "ConversionError", "convert", "read_checkpoint", "report", "write"]
+__all__ = ["Checkpoint", "classes_of", "describe", "load_weights", "read_checkpoint"]

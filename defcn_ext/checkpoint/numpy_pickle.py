@@ -1,31 +1,19 @@
-"""Pickles of numpy arrays, read without numpy's own reconstruction: nothing that a file names is ever called."""
+"""What numpy writes into a pickle, rebuilt without numpy's own reconstruction: nothing that a file names is called."""
 
 from __future__ import annotations
 
-import codecs
 import math
-import pickle
 import re
-from collections import OrderedDict
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 PLAIN_DTYPE = re.compile(r"(b1|[iu][1248]|f[248])")
-LEGACY_ENCODINGS = ("latin1", "latin-1", "iso-8859-1")
 
 
-class RefusedGlobalError(pickle.UnpicklingError):
-    """A pickle names something beyond plain data."""
-
-    def __init__(self, name: str):
-        super().__init__(name)
-        self.name = name
-
-
-class _Recorder:
+class Recorder:
     """Stands in for a class of numpy in a pickle, and only keeps what it is given."""
 
     def __init__(self, *args: Any):
@@ -35,7 +23,7 @@ class _Recorder:
         self.state = state
 
 
-class PickledDtype(_Recorder):
+class PickledDtype(Recorder):
     def resolve(self) -> np.dtype:
         """
         Raises:
@@ -48,21 +36,14 @@ class PickledDtype(_Recorder):
         return np.dtype((">" if order == ">" else "<") + code)
 
 
-class PickledArray(_Recorder):
+class PickledArray(Recorder):
     def resolve(self) -> np.ndarray:
         """
         Raises:
             ValueError: not an array of plain numbers, or its bytes are not those of its shape.
         """
         shape, dtype, fortran, data = self._fields()
-        data = _bytes(data)
-        if not isinstance(dtype, PickledDtype) or not all(isinstance(x, int) and x >= 0 for x in shape):
-            raise ValueError("a damaged numpy array")
-        resolved = dtype.resolve()
-        if len(data) != resolved.itemsize * math.prod(shape):
-            raise ValueError(f"a numpy array of {len(data)} bytes whose shape is {tuple(shape)} of {resolved}")
-        array = np.frombuffer(data, resolved).reshape(shape, order="F" if fortran else "C")
-        return np.array(array, dtype=resolved.newbyteorder("="), order="C")
+        return _array(_bytes(data), dtype, shape, fortran)
 
     def _fields(self) -> tuple[Any, Any, bool, Any]:
         if not isinstance(self.state, tuple) or len(self.state) != 5:
@@ -78,40 +59,36 @@ class PickledBuffer(PickledArray):
         return shape, dtype, order == "F", data
 
 
+class PickledScalar(Recorder):
+    """A number with numpy's type, such as a best AP or a learning rate."""
+
+    def resolve(self) -> np.ndarray:
+        """As an array of no dimension.
+
+        Raises:
+            ValueError: no plain number, or its bytes are not those of one.
+        """
+        dtype, data = self.args
+        return _array(_bytes(data), dtype, (), fortran=False)
+
+
 def numpy_globals() -> dict[str, type]:
     """Name in a pickle -> its stand-in, of numpy 1 and 2. New classes at every call, so that no file changes another's.
 
     They carry numpy's module names, by which `torch.serialization.safe_globals` knows them.
     """
-    found = {"numpy.dtype": PickledDtype, "numpy.ndarray": _Recorder}
+    found = {"numpy.dtype": PickledDtype, "numpy.ndarray": Recorder}
     for core in ("numpy.core", "numpy._core"):
         found[f"{core}.multiarray._reconstruct"] = PickledArray
-        found[f"{core}.multiarray.scalar"] = _Recorder
+        found[f"{core}.multiarray.scalar"] = PickledScalar
         found[f"{core}.numeric._frombuffer"] = PickledBuffer
-    return {name: _named(base, name) for name, base in found.items()}
+    return {name: named(base, name) for name, base in found.items()}
 
 
-def load_numpy_pickle(file: IO[bytes]) -> Any:
-    """Containers, numbers, strings and `PickledArray`s of a pickle file, of Python 2 and 3.
-
-    Raises:
-        RefusedGlobalError: the file names anything else.
-        pickle.UnpicklingError, EOFError and others: it is damaged.
-    """
-    return _DataUnpickler(file, encoding="latin1").load()
-
-
-def tensors_of(value: Any) -> Any:
-    """The same with a tensor for each `PickledArray`, in dicts of dicts.
-
-    Raises:
-        ValueError: an array is not one of plain numbers.
-    """
-    if isinstance(value, PickledArray):
-        return torch.from_numpy(value.resolve())
-    if isinstance(value, dict):
-        return {key: tensors_of(x) for key, x in value.items()}
-    return value
+def named(base: type, name: str) -> type:
+    """A subclass that goes by a dotted name."""
+    module, _, last = name.rpartition(".")
+    return type(last, (base,), {"__module__": module, "__qualname__": last})
 
 
 def tensor_of_bytes(data: bytes, dtype: torch.dtype, shape: list[int]) -> Tensor:
@@ -126,39 +103,14 @@ def tensor_of_bytes(data: bytes, dtype: torch.dtype, shape: list[int]) -> Tensor
     return torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape)
 
 
-class _DataUnpickler(pickle.Unpickler):
-    def __init__(self, file: IO[bytes], **options: Any):
-        super().__init__(file, **options)
-        self._allowed = {
-            **numpy_globals(),
-            "collections.OrderedDict": OrderedDict,
-            "_codecs.encode": _encode,
-            "__builtin__.bytes": _no_bytes,
-            "builtins.bytes": _no_bytes,
-        }
-
-    def find_class(self, module: str, name: str) -> Any:
-        full = f"{module}.{name}"
-        if full not in self._allowed:
-            raise RefusedGlobalError(full)
-        return self._allowed[full]
-
-
-def _named(base: type, name: str) -> type:
-    module, _, last = name.rpartition(".")
-    return type(last, (base,), {"__module__": module, "__qualname__": last})
-
-
-def _encode(text: str, encoding: str = "utf-8") -> bytes:
-    """How Python 3 writes bytes in old protocols; other codecs may decompress or transform."""
-    if encoding not in LEGACY_ENCODINGS:
-        raise RefusedGlobalError(f"_codecs.encode with {encoding!r}")
-    return codecs.latin_1_encode(text)[0]
-
-
-def _no_bytes() -> bytes:
-    """How Python 3 writes empty bytes in old protocols."""
-    return b""
+def _array(data: bytes, dtype: Any, shape: Any, fortran: bool) -> np.ndarray:
+    if not isinstance(dtype, PickledDtype) or not all(isinstance(x, int) and x >= 0 for x in shape):
+        raise ValueError("a damaged numpy array")
+    resolved = dtype.resolve()
+    if len(data) != resolved.itemsize * math.prod(shape):
+        raise ValueError(f"a numpy array of {len(data)} bytes whose shape is {tuple(shape)} of {resolved}")
+    array = np.frombuffer(data, resolved).reshape(shape, order="F" if fortran else "C")
+    return np.array(array, dtype=resolved.newbyteorder("="), order="C")
 
 
 def _text(value: Any) -> str:

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import pickle
 import re
 import warnings
+import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from defcn_ext.config import UserError
 
-from .numpy_pickle import RefusedGlobalError, load_numpy_pickle, numpy_globals, tensor_of_bytes, tensors_of
+from .numpy_pickle import PickledArray, PickledScalar, numpy_globals, tensor_of_bytes
+from .plain_pickle import Foreign, RefusedGlobalError, load_plain_pickle, name_of, names_in, plain, stand_in
+
+logger = logging.getLogger(__name__)
 
 ZIP = b"PK\x03\x04"
 TORCH_LEGACY = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch's magic number as a pickle
-WRAPPERS = ("state_dict", "model")
+LEGACY_PICKLES = 4  # magic number, protocol, machine, content; then the numbers
+# Where weights lie in files, the first that is there: Detectron2 and most, mmdetection and Lightning, pycls, others,
+# the average of timm and DETR's relatives, Caffe2.
+WRAPPERS = ("model", "state_dict", "model_state", "model_state_dict", "model_ema", "ema_state_dict", "blobs")
+PREFIXES = ("module.", "model.", "_orig_mod.")  # of DataParallel, Lightning, torch.compile
 GLOBAL = re.compile(r"GLOBAL ([A-Za-z_][\w.]*)")  # in what torch says when it refuses
 NOT_WEIGHTS = {
     "an HTML page, perhaps of a failed download": re.compile(rb"\s*<(?:!doctype|html|head|\?xml)", re.I),
@@ -35,26 +47,34 @@ SAFETENSORS |= {"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The weights of a file by name, and what else it holds."""
+    """The weights of a file by name, and what else it holds, as plain data.
+
+    `wrapper` is the key that they lay under, "" for none; `pickled` says that no torch wrote the file.
+    """
 
     path: str
     state: dict[str, Tensor]
     extras: dict[str, Any] = field(default_factory=dict)
+    wrapper: str = ""
+    pickled: bool = False
 
 
 def read_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
     """Reads a torch file, a pickle of numpy arrays, or a safetensors file; which one, its first bytes say.
 
+    Weights may lie under any of `WRAPPERS`, and their names may all begin with one of `PREFIXES`. Objects of unknown
+    classes beside the weights are left out, with a line in the log.
+
     Args:
         trust: let the file run what it names, where it names more than tensors and plain data.
 
     Raises:
-        UserError: no such file, not weights, damaged, or it names something that is refused. One line, with the file.
+        UserError: no such file, not weights, damaged, or it would call something. One line, with the file.
     """
     path = Path(path)
     read = _reader(path)
     try:
-        content = read(path, trust)
+        return _unwrap(path, read(path, trust), read is _read_pickle)
     except RefusedGlobalError as error:
         raise UserError(_refusal(path, error.name)) from error
     except pickle.UnpicklingError as error:
@@ -67,14 +87,15 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
     except Exception as error:  # what a damaged pickle or archive raises is without limit
         detail = f"{type(error).__name__}: {_first_line(error)}"
         raise UserError(f"{path}: truncated, damaged, or no file of weights ({detail})") from error
-    return _unwrap(path, content)
 
 
 def _reader(path: Path) -> Callable[[Path, bool], Any]:
     if path.is_dir():
         raise UserError(f"{path}: a folder; give the file of weights in it")
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path}: no such file")
+    if not path.is_file():
+        raise UserError(f"{path}: a pipe or a device, not a file of weights")
     try:
         with path.open("rb") as file:
             start = file.read(64)
@@ -99,17 +120,36 @@ def _read_torch(path: Path, trust: bool) -> Any:
         warnings.simplefilter("ignore")  # old storages; and what numpy says of its old names
         if trust:
             return torch.load(path, map_location="cpu", weights_only=False)
-        with torch.serialization.safe_globals(list(numpy_globals().values())):
+        known = numpy_globals()
+        others = [stand_in(name) for name in sorted(_torch_names(path) - set(known))]
+        with torch.serialization.safe_globals([*known.values(), *others]):
             return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _torch_names(path: Path) -> set[str]:
+    """What the pickle in a torch file names; torch itself looks up those that it knows to be harmless.
+
+    Raises:
+        UserError: a program, not weights.
+    """
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            if file.read(len(ZIP)) == ZIP:
+                raise UserError(f"{path}: truncated, damaged, or no file of weights (a zip archive without an end)")
+            file.seek(0)
+            return names_in(file, LEGACY_PICKLES)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name.partition("/")[2]: name for name in archive.namelist()}
+        if "constants.pkl" in parts:
+            raise UserError(f"{path}: a TorchScript program, not weights; save its state_dict() instead")
+        if "data.pkl" not in parts:
+            raise UserError(f"{path}: a zip archive without weights in it; unpack it first")
+        return names_in(io.BytesIO(archive.read(parts["data.pkl"])))
 
 
 def _read_pickle(path: Path, trust: bool) -> Any:
     with path.open("rb") as file:
-        if not trust:
-            return load_numpy_pickle(file)
-        content = pickle.load(file, encoding="latin1")
-    state = content.get("model", content)
-    return {"model": {key: torch.as_tensor(value) for key, value in state.items()}}
+        return pickle.load(file, encoding="latin1") if trust else load_plain_pickle(file)
 
 
 def _read_safetensors(path: Path, trust: bool) -> dict[str, Tensor]:
@@ -126,30 +166,69 @@ def _read_safetensors(path: Path, trust: bool) -> dict[str, Tensor]:
     return state
 
 
-def _unwrap(path: Path, content: Any) -> Checkpoint:
+def _unwrap(path: Path, content: Any, pickled: bool) -> Checkpoint:
+    if isinstance(content, Foreign):
+        raise UserError(_whole_module(path, content))
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not weights by name")
-    wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-    state = content if wrapper is None else content[wrapper]
-    extras = {} if wrapper is None else {key: value for key, value in content.items() if key != wrapper}
-    if not state:
+    wrapper = _wrapper(path, content)
+    inner = content[wrapper] if wrapper else content
+    if wrapper == "model" and _wrapper(path, inner):  # one within the other
+        inner = inner[_wrapper(path, inner)]
+    left_out: set[str] = set()
+    extras = plain({key: value for key, value in content.items() if key != wrapper}, left_out) if wrapper else {}
+    if left_out:
+        logger.warning("%s: read without its objects of %s", path, ", ".join(sorted(left_out)))
+    return Checkpoint(str(path), _weights(path, inner), extras, wrapper, pickled)
+
+
+def _wrapper(path: Path, content: dict) -> str:
+    for key in WRAPPERS:
+        if isinstance(content.get(key), dict):
+            return key
+        if isinstance(content.get(key), Foreign):
+            raise UserError(_whole_module(path, content[key]))
+    return ""
+
+
+def _weights(path: Path, entries: dict) -> dict[str, Tensor]:
+    if not entries:
         raise UserError(f"{path}: holds no weights")
-    try:
-        state = tensors_of(state)
-    except ValueError as error:
-        raise UserError(f"{path}: holds {error}") from error
-    for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
+    state: dict[str, Tensor] = OrderedDict()
+    for key, value in entries.items():
+        try:
+            tensor = _tensor(value)
+        except ValueError as error:
+            raise UserError(f"{path}: holds {error}") from error
+        if not isinstance(key, str) or tensor is None:
             raise UserError(f"{path}: entry {key!r} is a {type(value).__name__}, not a tensor: no weights by name")
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return Checkpoint(str(path), state, extras)
+        state[key] = tensor
+    while prefix := next((x for x in PREFIXES if all(key.startswith(x) for key in state)), ""):
+        state = OrderedDict((key.removeprefix(prefix), value) for key, value in state.items())
+    if hasattr(entries, "_metadata"):  # by which modules know their older versions
+        state._metadata = plain(entries._metadata, set())  # type: ignore[attr-defined]
+    return state
+
+
+def _tensor(value: Any) -> Tensor | None:
+    if isinstance(value, (PickledArray, PickledScalar)):
+        value = value.resolve()
+    if isinstance(value, (np.ndarray, np.generic)):  # of a trusted file
+        return torch.from_numpy(np.array(value))
+    return value if isinstance(value, Tensor) else None
+
+
+def _whole_module(path: Path, content: Foreign) -> str:
+    return (
+        f"{path}: a whole pickled {name_of(type(content))}, not weights by name; where its code is installed, save "
+        "model.state_dict() of it and give that file"
+    )
 
 
 def _refusal(path: Path, name: str) -> str:
     return (
         f"{path}: refused, as it names {name}, which could run anything. Ask for a file of tensors alone, or, if you "
-        "trust whoever made it, give --trust"
+        "trust whoever made it, rewrite it with convert_checkpoint --trust"
     )
 
 

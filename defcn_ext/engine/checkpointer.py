@@ -1,18 +1,21 @@
-"""A checkpointer whose files are whole, and that refuses what a model or a run cannot use."""
+"""A checkpointer whose files are whole and say what they are, and that refuses what a model or a run cannot use."""
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from defcn_ext._text import whole_file, write_whole
+from defcn_ext.checkpoint import describe
+from defcn_ext.checkpoint.guard import UnfitWeightsError
 from defcn_ext.config import UserError
 from defcn_ext.engine.entries import first_non_finite
 from defcn_ext.engine.resume import newest_good
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 
@@ -22,8 +25,16 @@ class Checkpointer(DetectionCheckpointer):
     A save that is killed, or that finds no room, leaves the earlier checkpoints and `last_checkpoint` as they were.
     """
 
+    def __init__(self, model: nn.Module, save_dir: str = "", *, cfg: CfgNode | None = None, **checkpointables: Any):
+        """
+        Args:
+            cfg: saved with the weights, beside the names of its classes; `defcn_ext.checkpoint.describe` tells how.
+        """
+        super().__init__(model, save_dir, **checkpointables)
+        self.cfg = cfg
+
     def save(self, name: str, **kwargs: Any) -> None:
-        """Writes the model, the checkpointables and `kwargs` to `name`.pth in the local folder `save_dir`.
+        """Writes the model, the checkpointables, the config and `kwargs` to `name`.pth in the local folder `save_dir`.
 
         Raises:
             FloatingPointError: a weight, or a number that training goes on with, is not finite.
@@ -40,10 +51,11 @@ class Checkpointer(DetectionCheckpointer):
                 f"{path}: not saved, as {bad} is not finite; resume from an earlier checkpoint with a lower "
                 "SOLVER.BASE_LR, or with SOLVER.CLIP_GRADIENTS"
             )
+        content |= kwargs if self.cfg is None else describe(self.cfg) | kwargs
         self.logger.info("Saving checkpoint to %s", path)
         try:
             with whole_file(path) as file:
-                torch.save(content | kwargs, file)
+                torch.save(content, file)
             self.tag_last_checkpoint(path.name)
         except (OSError, RuntimeError) as error:
             reason = _system_error(error)
@@ -83,20 +95,7 @@ class Checkpointer(DetectionCheckpointer):
         except ValueError:  # no text
             return self.save_dir
 
-    def _load_file(self, filename: str) -> dict[str, Any]:
-        """
-        Raises:
-            UserError: the file holds no weights.
-        """
-        try:
-            checkpoint = super()._load_file(filename)
-            checkpoint["model"].keys()
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, AttributeError) as error:
-            reason = str(error).split("\n")[0]
-            raise UserError(f"{filename}: holds no weights of a model ({type(error).__name__}: {reason})") from error
-        return checkpoint
-
-    def _load_model(self, checkpoint: dict[str, Any]):
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         """
         Raises:
             UserError: no entry has the name and the shape of one of the model.
@@ -105,7 +104,7 @@ class Checkpointer(DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         if len(incompatible.unexpected_keys) + len(incompatible.incorrect_shapes) >= len(entries):
             some = ", ".join(entries[:3]) or "none"
-            raise UserError(
+            raise UnfitWeightsError(
                 f"none of the {len(entries)} entries of these weights fits the model (they are: {some} ...): "
                 "give weights of the same backbone and detector"
             )

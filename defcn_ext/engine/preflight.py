@@ -1,12 +1,14 @@
 """What can be known to go wrong is told before a run starts, in one line, with the fix."""
 
 import difflib
+import functools
 import logging
 import os
 import re
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import yaml
@@ -27,29 +29,40 @@ logger = logging.getLogger(__name__)
 UNKNOWN_KEY = re.compile(r"Non-existent (?:config )?key: ([\w.]+)")
 
 
-def load_config(config_file: str, opts: list[str]) -> CfgNode:
+def load_config(config_file: str | dict[str, Any], opts: Sequence[str], name: str = "") -> CfgNode:
     """The frozen config of this project's keys, a file and overrides ("KEY value ...").
 
-    Without a GPU, MODEL.DEVICE "cuda" becomes "cpu", with a warning.
+    Without a GPU, MODEL.DEVICE "cuda" becomes "cpu", with one warning a process.
+
+    Args:
+        config_file: path, or what such a file says, as nested dicts; "" for none.
+        name: what to call the dicts in errors.
 
     Raises:
         UserError: the file is missing, or a key is unknown or has a value of another type.
     """
     cfg = get_cfg()
     add_defcn_config(cfg)
-    if config_file and not PathManager.isfile(config_file):
+    if isinstance(config_file, str) and config_file and not PathManager.isfile(config_file):
         raise UserError(f"--config-file {config_file}: no such file")
     late = [word for word in opts if word.startswith("--")]
     if late:
         raise UserError(f"{late[0]} stands behind KEY VALUE pairs: put all options before the first pair")
-    if config_file:
+    if isinstance(config_file, dict):
+        _merge(cfg, lambda: cfg.merge_from_other_cfg(CfgNode(config_file)), f"{name}: ")
+    elif config_file:
         _merge(cfg, lambda: cfg.merge_from_file(config_file), f"{config_file}: ")
     _merge(cfg, lambda: cfg.merge_from_list(_with_lists(opts)))
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("MODEL.DEVICE %s: no GPU is available, using the CPU", cfg.MODEL.DEVICE)
+        _tell_once(f"MODEL.DEVICE {cfg.MODEL.DEVICE}: no GPU is available, using the CPU")
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     return cfg
+
+
+@functools.cache
+def _tell_once(message: str) -> None:
+    logger.warning(message)
 
 
 def _merge(cfg: CfgNode, merge: Callable[[], None], source: str = "") -> None:
@@ -61,7 +74,7 @@ def _merge(cfg: CfgNode, merge: Callable[[], None], source: str = "") -> None:
         raise UserError(f"{source}expected KEY: VALUE pairs ({_explain(error, cfg)})") from error
 
 
-def _with_lists(opts: list[str]) -> list:
+def _with_lists(opts: Sequence[str]) -> list:
     """Lets DATASETS.REGISTER be given as one bare entry."""
     bare = [key == KEY and isinstance(opt, str) and opt[:1] not in ("[", "(") for key, opt in zip(["", *opts], opts)]
     return [[opt] if alone else opt for opt, alone in zip(opts, bare)]

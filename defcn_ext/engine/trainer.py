@@ -76,7 +76,7 @@ class Trainer(DefaultTrainer):
             amp_dtype=amp_dtype(cfg),
         )
         self.average = WeightAverage(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
-        state = {"trainer": weakref.proxy(self)}
+        state = {"cfg": cfg, "trainer": weakref.proxy(self)}
         if self.average is None:
             self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, **state)
         else:

@@ -26,7 +26,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import defcn_ext  # noqa: F401  (makes detectron2 importable)
-from defcn_ext.checkpoint import SOURCES, convert, read_checkpoint, report, write
+from defcn_ext.checkpoint import read_checkpoint
+from defcn_ext.checkpoint.convert import convert
+from defcn_ext.checkpoint.layouts import SOURCES
+from defcn_ext.checkpoint.writing import report, write
 from defcn_ext.config import UserError
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from defcn_ext.checkpoint import Checkpoint, ConversionError, convert
+from defcn_ext.checkpoint import Checkpoint
+from defcn_ext.checkpoint.convert import ConversionError, convert
 from defcn_ext.config import UserError
 from tests.checkpoint import layouts
 from tests.checkpoint.layouts import MANY, weights

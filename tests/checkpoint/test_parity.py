@@ -5,7 +5,8 @@ import torch
 import torchvision
 
 from defcn_ext.branches import build_branches, build_towers
-from defcn_ext.checkpoint import Checkpoint, convert
+from defcn_ext.checkpoint import Checkpoint
+from defcn_ext.checkpoint.convert import convert
 from defcn_ext.structures import Points
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import build_resnet_backbone

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from defcn_ext.branches import build_branches
-from defcn_ext.checkpoint import Checkpoint, convert
-from defcn_ext.checkpoint.convert import to_ratio_major
+from defcn_ext.checkpoint import Checkpoint
+from defcn_ext.checkpoint.convert import convert, to_ratio_major
 from defcn_ext.config import UserError
 from tests.checkpoint import layouts
 from tests.checkpoint.layouts import MANY, weights

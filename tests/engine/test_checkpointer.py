@@ -79,11 +79,13 @@ def test_other_shapes_are_told_and_left_out(fcos, log):
     [
         ({"model": {"encoder.weight": torch.zeros(3)}}, r"none of the 1 entries .*encoder\.weight"),
         ({"model": {"head.cls_subnet.0.weight": torch.zeros(3)}}, r"none of the 1 entries"),
-        ({"model": {}}, r"none of the 0 entries"),
-        ([1, 2], r"w\.pth: holds no weights"),
-        ({"model": 3}, r"w\.pth: holds no weights"),
-        (b"not a checkpoint", r"w\.pth: holds no weights"),
-        (b"", r"w\.pth: holds no weights"),
+        ({"model": {}}, r"w\.pth: holds no weights"),
+        ([1, 2], r"w\.pth: holds a list"),
+        ({"model": 3}, r"w\.pth: entry 'model' is a int"),
+        (b"not a checkpoint, only words", r"w\.pth: a text file"),
+        (b"version https://git-lfs.github.com/spec/v1", r"w\.pth: a pointer of git LFS"),
+        (b"<!DOCTYPE html><html>", r"w\.pth: an HTML page"),
+        (b"", r"w\.pth: empty"),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path, content, message):
