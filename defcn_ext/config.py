@@ -22,6 +22,10 @@ def tell_new_key(old: str, new: str) -> None:
 
 def add_defcn_config(cfg: CN) -> None:
     """Adds this project's keys, with the defaults of the DeFCN paper, to a Detectron2 config."""
+    from defcn_ext.branches.nodes import accept_new_branches
+    from defcn_ext.branches.registry import branch_node
+
+    accept_new_branches(cfg)
     _add_trainer_config(cfg)
 
     cfg.MODEL.DEFCN = _C = CN()
@@ -46,19 +50,23 @@ def add_defcn_config(cfg: CN) -> None:
     # Score of every class at the start of training (Lin et al. 2017).
     _C.PRIOR_PROB = 0.01
 
-    # Python modules to import first, for rules and steps that are registered outside this package.
+    # Python modules to import first, for rules, steps and branches that are registered outside this package.
     _C.IMPORTS = []
-    # The branches: ONE_TO_ONE, ONE_TO_MANY, AUX, whose nodes follow. The first predicts, the others only train.
+    # The branches, by the names of the nodes below. The first predicts, the others only train. A node of any other name
+    # may be added; it has the keys of its TYPE.
     _C.BRANCHES = ["ONE_TO_ONE"]
 
-    _C.ONE_TO_ONE = _point_branch("POTO(alpha=0.8, prior=center, radius=1.5, select=matching)", box_weight=2.0)
-    _C.ONE_TO_MANY = _point_branch("FCOS(prior=center, radius=1.5)", box_weight=1.0)
-
+    # Each node's TYPE names an entry of `defcn_ext.branches.BRANCH_REGISTRY`, and the keys of a type are declared where
+    # it is: "point", hard targets (branches/point.py); "anchor", the same from anchors (anchor.py); "weighted", every
+    # pair weighted as positive and negative, o2f (weighted.py); "dual", DW's losses (dual.py); "auxiliary"
+    # (auxiliary.py). These two have the keys of the first four.
+    _C.ONE_TO_ONE = branch_node("point", "anchor", "weighted", "dual")
+    _C.ONE_TO_ONE.ANCHORS.SCALES, _C.ONE_TO_ONE.ANCHORS.RATIOS, _C.ONE_TO_ONE.ANCHORS.OFFSET = [4.0], [1.0], 0.5
+    _C.ONE_TO_MANY = _C.ONE_TO_ONE.clone()
+    _C.ONE_TO_MANY.RULE = "FCOS(prior=center, radius=1.5)"
+    _C.ONE_TO_MANY.BOX_WEIGHT = 1.0
     # One-to-many loss on the class scores of the first branch, without its filter; no parameters (DeFCN 3.2.3).
-    _C.AUX = CN()
-    _C.AUX.TYPE = "auxiliary"
-    _C.AUX.RULE = "QualityATSS(k=9, alpha=0.8)"
-    _C.AUX.CLS_WEIGHT = 1.0
+    _C.AUX = branch_node("auxiliary")
 
     # Inference. The branch that predicts; "" for the first.
     _C.TEST_BRANCH = ""
@@ -120,63 +128,3 @@ def changed_trainer_keys(cfg: CN) -> list[str]:
     ours = {k: v for k, v in flat_keys(fresh).items() if k not in stock and not isinstance(v, CN)}
     given = flat_keys(cfg)
     return [key for key, default in ours.items() if key in given and given[key] != default]
-
-
-def _point_branch(rule: str, box_weight: float) -> CN:
-    """A predictor of one box a point (FCOS, section 3)."""
-    node = CN()
-    # "point": hard targets. "weighted": every pair weighted as positive and negative (o2f). "dual": DW's losses.
-    node.TYPE = "point"
-    # Label assignment: NAME(option=value, ...); `defcn_ext.assignment.rules()` lists the names.
-    node.RULE = rule
-    # Weights of the focal loss, of the box loss, and of the L1 loss of (cx, cy, w, h) as shares of the image (DATE,
-    # OneNet). LOSS_WEIGHT multiplies all of the branch (DATE's lambda). For "dual", CLS_WEIGHT is of the positive loss.
-    node.CLS_WEIGHT = 1.0
-    node.BOX_WEIGHT = box_weight
-    node.L1_WEIGHT = 0.0
-    node.LOSS_WEIGHT = 1.0
-    # For "weighted": factor on the background's focal loss without its alpha; weights of the box loss: "" for none,
-    # "centerness" (o2f as released) or "label".
-    node.BACKGROUND_WEIGHT = 0.75
-    node.BOX_WEIGHTS = "centerness"
-    # For "dual": weight of the negative loss, exponent g2 of the importance s^g2 of candidates as negatives, whether it
-    # is a constant (DW's paper) or not (release).
-    node.NEG_WEIGHT = 1.0
-    node.NEG_GAMMA = 2.0
-    node.DETACH_NEGATIVE = False
-    # Box loss: "giou", "iou" (-log IoU; DATE's FCOS branch), or "delta_l1" (L1 of the deltas; RetinaNet).
-    node.BOX_LOSS = "giou"
-    # What the losses are divided by: "positives", their mean over the workers, or "images", for each worker the sum
-    # over its images of max(1, positives) (DATE's RetinaNet branch), or for "weighted" also "labels", their sum.
-    node.NORMALIZER = "positives"
-    # Leave cells behind an image's own size, padded to 32, out of the class loss; for "delta" (DATE-R).
-    node.IGNORE_PADDING = False
-    # How raw outputs become boxes: distances by "relu" (times stride) or "exp" (pixels), or "delta" from anchors.
-    node.BOX_FORM = "relu"
-    # Anchors of each cell for "delta": their sides in strides at ratio 1, their ratios of height to width, and where
-    # in the cell they are centred, as a share of the stride.
-    node.ANCHORS = CN()
-    node.ANCHORS.SCALES = [4.0]
-    node.ANCHORS.RATIOS = [1.0]
-    node.ANCHORS.OFFSET = 0.5
-    # Bias of the box conv at the start; 4 in DW, whose weights vanish on empty boxes.
-    node.BOX_BIAS = 0.0
-    # A map that multiplies all class scores, with so many 64-channel convs before it (o2f: 3; DW: 0).
-    node.QUALITY = CN()
-    node.QUALITY.ENABLED = False
-    node.QUALITY.CONVS = 3
-    # Box refinement by boundary points (DW); beyond the map they read "zeros" (release) or the "border".
-    node.REFINE = CN()
-    node.REFINE.ENABLED = False
-    node.REFINE.PADDING = "zeros"
-    # Tower that predicts the centerness: "reg" (DeFCN), "cls" (DATE), or "" for none.
-    node.CENTERNESS = ""
-    # Final score with centerness: "sqrt" of the product (DeFCN), or "product" (DATE).
-    node.CENTERNESS_SCORE = "sqrt"
-    # 3D Max Filtering: tau neighbouring levels, a window of `kernel` cells, the norm after it ("" for none).
-    node.MAX_FILTERING = CN()
-    node.MAX_FILTERING.ENABLED = False
-    node.MAX_FILTERING.TAU = 2
-    node.MAX_FILTERING.KERNEL = 3
-    node.MAX_FILTERING.NORM = "GN"
-    return node

@@ -15,9 +15,8 @@ from defcn_ext.checkpoint.strict import check_fit
 from defcn_ext.config import changed_trainer_keys
 from defcn_ext.inference import Inference
 from defcn_ext.inference.peak_filter import PeakFilter
-from defcn_ext.layers.towers import HeadFeatures
 from defcn_ext.pictures.training import truth_and_detections
-from defcn_ext.structures import DensePredictions, Objects, Pairs, Points, recording
+from defcn_ext.structures import DensePredictions, HeadFeatures, Objects, Pairs, Points, recording
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone, detector_postprocess
@@ -215,11 +214,22 @@ class DeFCN(nn.Module):
                 self._points = Points.from_sizes(sizes, self.strides, device=images.device)
         return self._points, self.head(features)
 
-    def predict(self, points: Points, features: HeadFeatures, name: str) -> DensePredictions:
-        """What one branch says at every point."""
+    def predict(
+        self, points: Points, features: HeadFeatures, name: str, said: dict[str, DensePredictions] | None = None
+    ) -> DensePredictions:
+        """What one branch says at every point, after those that it leans on.
+
+        Args:
+            said: what branches have said in this pass already; the new ones are added.
+        """
+        said = {} if said is None else said
         branch = self.branches[name]
-        first = next(iter(self.branches.values()))(points, features) if branch.reads_first else None
-        return branch(points, features, first)
+        for other in (branch.features_of, branch.base):
+            if other and other not in said:
+                self.predict(points, features, other, said)
+        seen = said[branch.features_of].features if branch.features_of else features
+        said[name] = branch(points, seen, said.get(branch.base))
+        return said[name]
 
     def ground_truth(self, batched_inputs: list[dict[str, Any]]) -> Objects:
         """The objects of the batch in one list.
@@ -241,15 +251,14 @@ class DeFCN(nn.Module):
     def forward_training(self, points: Points, features: HeadFeatures, objects: Objects) -> dict[str, Tensor]:
         """The losses of all branches: "loss_cls" and so on for the first, "loss_cls_NAME" for the others."""
         losses: dict[str, Tensor] = {}
-        first: DensePredictions | None = None
+        said: dict[str, DensePredictions] = {}
         for name, branch in self.branches.items():
-            predictions = branch(points, features, first)
+            suffix = f"_{name}" if said else ""
+            predictions = self.predict(points, features, name, said)
             pairs = branch.assign(points, predictions, objects, self.progress)
-            suffix = "" if first is None else f"_{name}"
-            for term, value in branch.losses(points, predictions, objects, pairs).items():
+            for term, value in branch.losses(points, predictions, objects, pairs, self.progress).items():
                 losses[f"loss_{term}{suffix}"] = value
             self._record(name, predictions, pairs, objects)
-            first = predictions if first is None else first
         return losses
 
     def _record(self, name: str, predictions: DensePredictions, pairs: Pairs, objects: Objects) -> None:
@@ -323,7 +332,7 @@ def _common_channels(shapes: dict[str, ShapeSpec], names: list[str]) -> int:
 
 
 def _test_branch(name: str, branches: dict[str, Branch]) -> str:
-    able = [key for key, branch in branches.items() if not branch.reads_first]
+    able = [key for key, branch in branches.items() if branch.predicts]
     if name and name.lower() not in able:
         raise ValueError(f"MODEL.DEFCN.TEST_BRANCH: {name!r} is not among the branches that predict: {able}")
     return name.lower()

@@ -195,8 +195,8 @@ class Predictor:
         height, width = images.image_sizes[0]
         ratio = (inputs["height"] / height, inputs["width"] / width)
         outputs = [(self.label, predictions)]
-        if predictions.filter is not None:
-            outputs.insert(0, (f"{self.label}\nwithout filter", predictions.without_filter()))
+        if predictions.objectness is not None:
+            outputs.insert(0, (f"{self.label}\nwithout filter", predictions.without_objectness()))
         maps = [(label, score_maps(model, points, output, ratio)) for label, output in outputs]
         return Observation({kind: found[kind].to("cpu") for kind in ("instances", *KINDS)}, maps)
 

@@ -10,7 +10,7 @@ import pytest
 from defcn_ext.assignment import build_rule, rules, steps
 from defcn_ext.assignment.rules import _RULES
 from defcn_ext.assignment.steps import KINDS
-from defcn_ext.branches import build_branches
+from defcn_ext.branches import BRANCH_REGISTRY, build_branches
 from detectron2.config import CfgNode
 from tests.tiny import DATE_R, MANY, tiny_cfg
 
@@ -70,6 +70,9 @@ def test_every_key_of_a_branch_stands_there():
     keys = {key for names in table("| keys | values | |") for key in re.findall(r"\w+", names)}
     node = tiny_cfg().MODEL.DEFCN.ONE_TO_ONE
     assert keys == set(node) - {"RULE"}
+    assert set(tiny_cfg().MODEL.DEFCN.AUX) == {"TYPE", "RULE", "CLS_WEIGHT", "LOSS_WEIGHT", "BASE"}
+    types = re.findall(r"`(\w+)`", table("| keys | values | |")["`TYPE`"][0])
+    assert sorted(types) == sorted(name for name, _ in BRANCH_REGISTRY)
     for key, value in node.items():
         if isinstance(value, CfgNode):
             assert all(f"`{inner}`" in SECTION for inner in value), key

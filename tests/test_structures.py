@@ -71,11 +71,11 @@ def test_objects_know_the_images_own_sizes():
 @pytest.mark.parametrize("with_filter", [False, True])
 def test_score_view_equals_the_full_matrix(with_filter):
     predictions = DensePredictions(
-        torch.randn(2, 6, 3), torch.rand(2, 6, 4), filter=torch.randn(2, 6, 1) if with_filter else None
+        torch.randn(2, 6, 3), torch.rand(2, 6, 4), objectness=torch.randn(2, 6, 1) if with_filter else None
     )
     full = predictions.score_logits().sigmoid().flatten(0, 1)
     if with_filter:
-        product = predictions.logits.sigmoid() * predictions.filter.sigmoid()
+        product = predictions.logits.sigmoid() * predictions.objectness.sigmoid()
         torch.testing.assert_close(full, product.flatten(0, 1))
     view = ScoreView(predictions)
     assert view.shape == (12, 3)
@@ -92,7 +92,8 @@ def test_score_view_equals_the_full_matrix(with_filter):
 def test_logits_tell_apart_what_scores_have_rounded_together():
     logits = torch.tensor([[[40.0], [50.0], [-60.0], [float("nan")], [float("inf")]]], dtype=torch.bfloat16)
     plain = ScoreView(DensePredictions(logits, torch.zeros(1, 5, 4)))
-    filtered = ScoreView(DensePredictions(logits, torch.zeros(1, 5, 4), filter=torch.tensor([60.0] * 5).view(1, 5, 1)))
+    sure = torch.tensor([60.0] * 5).view(1, 5, 1)
+    filtered = ScoreView(DensePredictions(logits, torch.zeros(1, 5, 4), objectness=sure))
     every = torch.arange(5)
     assert plain[every][:2].tolist() == [[1.0], [1.0]]
     assert plain.logit(every).dtype == torch.float32
@@ -103,18 +104,18 @@ def test_logits_tell_apart_what_scores_have_rounded_together():
 
 def test_a_diverged_logit_has_no_score():
     predictions = DensePredictions(
-        torch.tensor([[[float("inf")], [0.0]]]), torch.zeros(1, 2, 4), filter=torch.zeros(1, 2, 1)
+        torch.tensor([[[float("inf")], [0.0]]]), torch.zeros(1, 2, 4), objectness=torch.zeros(1, 2, 1)
     )
     score = ScoreView(predictions)[torch.tensor([0, 1]), torch.tensor([0, 0])]
     assert score.isnan().tolist() == [True, False] and score[1].item() == pytest.approx(0.25)
 
 
 def test_nonfinite_points_are_counted_once():
-    predictions = DensePredictions(torch.zeros(1, 5, 3), torch.zeros(1, 5, 4), filter=torch.zeros(1, 5, 1))
+    predictions = DensePredictions(torch.zeros(1, 5, 3), torch.zeros(1, 5, 4), objectness=torch.zeros(1, 5, 1))
     predictions.logits[0, 0] = float("nan")
     predictions.boxes[0, 0, 1] = float("inf")
     predictions.boxes[0, 2, 3] = float("-inf")
-    predictions.filter[0, 4] = float("nan")
+    predictions.objectness[0, 4] = float("nan")
     assert int(predictions.num_nonfinite()) == 3
 
 
@@ -126,11 +127,11 @@ def test_a_delta_that_is_not_finite_is_counted_though_its_box_is():
 
 
 def test_assignment_gets_no_gradients():
-    maps = {"logits": 3, "boxes": 4, "filter": 1, "centerness": 1, "deltas": 4}
+    maps = {"logits": 3, "boxes": 4, "objectness": 1, "centerness": 1, "deltas": 4}
     predictions = DensePredictions(**{k: torch.zeros(1, 2, c, requires_grad=True) for k, c in maps.items()})
     detached = predictions.detach()
     assert all(x is None or not x.requires_grad for x in vars(detached).values())
-    assert all(getattr(detached, k) is not None for k in ("logits", "boxes", "filter", "centerness"))
+    assert all(getattr(detached, k) is not None for k in ("logits", "boxes", "objectness", "centerness"))
 
 
 def test_pairs_are_picked_together():

@@ -14,6 +14,7 @@ from fvcore.nn.jit_handles import Handle, conv_flop_jit, elementwise_flop_counte
 from torch import Tensor, nn
 
 from defcn_ext.meta_arch import DeFCN
+from defcn_ext.structures import DensePredictions
 
 COUNTERS = ("paper", "fvcore")
 ACTIVATIONS = "activations"
@@ -29,11 +30,10 @@ class Predictions(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """From normalised images (N, 3, H, W) to all that the branches predict, one after the other."""
         points, features = self.detector.extract(images)
-        first, out = None, []
-        for branch in self.detector.branches.values():
-            predictions = branch(points, features, first)
-            first = predictions if first is None else first
-            out += [x for x in vars(predictions).values() if x is not None]
+        said: dict[str, DensePredictions] = {}
+        for name in self.detector.branches:
+            self.detector.predict(points, features, name, said)
+        out = [x for predictions in said.values() for x in vars(predictions).values() if isinstance(x, Tensor)]
         return tuple(out)
 
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from defcn_ext.assignment import build_rule, rules
 from defcn_ext.branches.anchor import AnchorBranch
 from defcn_ext.branches.base import Branch
+from defcn_ext.branches.dual import DualWeightingBranch
 from defcn_ext.branches.point import PointBranch
-from defcn_ext.branches.weighted import DualWeightingBranch, WeightedBranch
+from defcn_ext.branches.weighted import WeightedBranch
 from defcn_ext.structures import DensePredictions, Objects, Points
 
 from .assignment import Batch, make_batch, median, peak_memory

@@ -1,17 +1,22 @@
 from .anchor import AnchorBranch
 from .auxiliary import AuxiliaryBranch
 from .base import Branch
-from .build import build_branches, build_towers, known_branches
+from .build import build_branches, known_branches
+from .dual import DualWeightingBranch
 from .point import PointBranch
-from .weighted import DualWeightingBranch, WeightedBranch
+from .registry import BRANCH_REGISTRY, branch_node
+from .towers import build_towers
+from .weighted import WeightedBranch
 
 __all__ = [
+    "BRANCH_REGISTRY",
     "AnchorBranch",
     "AuxiliaryBranch",
     "Branch",
     "DualWeightingBranch",
     "PointBranch",
     "WeightedBranch",
+    "branch_node",
     "build_branches",
     "build_towers",
     "known_branches",

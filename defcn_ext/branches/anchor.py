@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from defcn_ext.assignment import Rule
 from defcn_ext.assignment.anchors import padded
 from defcn_ext.structures import DensePredictions, Objects, Pairs, Points, recording
+from detectron2.config import CfgNode, configurable
 from detectron2.modeling.box_regression import Box2BoxTransform
 
 from .point import PointBranch
+from .registry import BRANCH_REGISTRY
 
 DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
 
+@BRANCH_REGISTRY.register("anchor")
 class AnchorBranch(PointBranch):
     """Predicts A boxes a cell as deltas (dx, dy, dw, dh) from anchors, each of which is a point to the assignment.
 
@@ -33,14 +38,17 @@ class AnchorBranch(PointBranch):
     box_forms = ("delta",)
     box_losses = ("giou", "iou", "delta_l1")
 
+    @configurable
     def __init__(
         self,
         *,
-        scales: Sequence[float],
-        ratios: Sequence[float],
+        rule: Rule | str = "RetinaNet",
+        scales: Sequence[float] = (4.0, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3)),
+        ratios: Sequence[float] = (0.5, 1.0, 2.0),
         offset: float = 0.0,
         ignore_padding: bool = False,
-        **options,
+        box_form: str = "delta",
+        **options: Any,
     ):
         if not scales or not ratios or min(*scales, *ratios) <= 0:
             raise ValueError(f"ANCHORS: give positive SCALES and RATIOS, got {list(scales)} and {list(ratios)}")
@@ -54,12 +62,44 @@ class AnchorBranch(PointBranch):
             )
         if options.get("refinement") is not None or options.get("quality_convs") is not None:
             raise ValueError("REFINE and QUALITY are made for points, not for anchors")
-        super().__init__(box_form="delta", **options)
+        super().__init__(rule=rule, box_form=box_form, **options)
         ratio, side = torch.tensor(ratios).repeat_interleave(len(scales)), torch.tensor(scales).repeat(len(ratios))
         self.shapes = torch.stack([side / ratio.sqrt(), side * ratio.sqrt()], dim=1)
         self.offset, self.ignore_padding = offset, ignore_padding
         self.transform = Box2BoxTransform(DELTA_WEIGHTS)
         self._places: Points | None = None
+
+    @classmethod
+    def add_config(cls, node: CfgNode) -> None:
+        super().add_config(node)
+        node.RULE = "RetinaNet(positive=0.5, negative=0.4)"
+        node.BOX_FORM = "delta"
+        # Anchors of each cell: their sides in strides at ratio 1, their ratios of height to width, and where in the
+        # cell they are centred, as a share of the stride (RetinaNet: nine, at the corner; DeFCN's Anchor rule: 4 and 1,
+        # in the middle).
+        node.ANCHORS = CfgNode()
+        node.ANCHORS.SCALES = [4.0, 5.039684, 6.349604]
+        node.ANCHORS.RATIOS = [0.5, 1.0, 2.0]
+        node.ANCHORS.OFFSET = 0.0
+        # Leave cells behind an image's own size, padded to 32, out of the class loss (DATE-R).
+        node.IGNORE_PADDING = False
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, name: str, in_channels: int) -> dict[str, Any]:
+        node = cfg.MODEL.DEFCN[name]
+        anchors = node.ANCHORS
+        return {
+            **super().from_config(cfg, name, in_channels),
+            "scales": anchors.SCALES,
+            "ratios": anchors.RATIOS,
+            "offset": anchors.OFFSET,
+            "ignore_padding": node.IGNORE_PADDING,
+            "box_form": "delta",
+        }
+
+    @classmethod
+    def _check_box_form(cls, node: CfgNode) -> None:
+        """Anchors have one form, whatever the key of points says."""
 
     def places(self, points: Points) -> Points:
         """The anchors: A points a cell."""

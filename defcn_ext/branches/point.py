@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,28 +12,30 @@ from torch import Tensor, nn
 
 from defcn_ext.assignment import Rule
 from defcn_ext.layers import BoxRefinement, MaxFiltering
-from defcn_ext.layers.towers import HeadFeatures, SharedHead, conv3x3
+from defcn_ext.layers.towers import conv3x3
 from defcn_ext.losses import focal_loss_sum, giou_loss, iou_loss, normalized_l1, worker_mean
 from defcn_ext.losses.boxes import EPS
-from defcn_ext.structures import DensePredictions, Objects, Pairs, Points
+from defcn_ext.structures import DensePredictions, HeadFeatures, Objects, Pairs, Points
+from detectron2.config import CfgNode, configurable
 
-from .base import Branch
+from .base import Branch, check_choice
+from .registry import BRANCH_REGISTRY
 
 SCORE_MAP_CHANNELS = 64  # of the convs before it
 MAX_LOG_DISTANCE = math.log(1e5)  # beyond any image, and far from where areas overflow
 
 
+@BRANCH_REGISTRY.register("point")
 class PointBranch(Branch):
-    """A predictor of one box a point, an assignment rule and a loss.
+    """A predictor of one box a point, an assignment rule and hard losses. `PointBranch(num_classes=3)` is POTO's.
 
     Args:
-        in_channels: C of the towers.
         num_classes: K.
+        in_channels: C of the towers.
         prior_prob: score of every class at the start.
-        rule: label assignment.
+        rule: label assignment, or the text of one.
         cls_weight, box_weight, l1_weight: weights of the focal loss, of the box loss, and of the L1 loss of the box as
             shares of its image.
-        loss_weight: multiplies all of the branch's losses (DATE's lambda).
         box_loss: "giou" or "iou" (-log IoU).
         normalizer: what the losses are divided by: "positives", their mean over the workers, or "images", for each
             worker the sum over its images of max(1, positives).
@@ -45,7 +48,7 @@ class PointBranch(Branch):
             Filtering.
         refinement: reads the sides of the boxes again near their boundaries (DW), or None.
         box_bias: of the box conv at the start; 4 in DW, where boxes must not start empty.
-        towers: towers of the branch's own, or None to share the model's.
+        options: those of `Branch`.
 
     Raises:
         ValueError: an option is none of those named.
@@ -54,19 +57,18 @@ class PointBranch(Branch):
     box_forms: tuple[str, ...] = ("relu", "exp")
     box_losses: tuple[str, ...] = ("giou", "iou")
     normalizers: tuple[str, ...] = ("positives", "images")
-    per_cell: int = 1
 
+    @configurable
     def __init__(
         self,
         *,
-        in_channels: int,
         num_classes: int,
-        prior_prob: float,
-        rule: Rule,
+        in_channels: int = 256,
+        prior_prob: float = 0.01,
+        rule: Rule | str = "POTO",
         cls_weight: float = 1.0,
         box_weight: float = 2.0,
         l1_weight: float = 0.0,
-        loss_weight: float = 1.0,
         box_loss: str = "giou",
         normalizer: str = "positives",
         box_form: str = "relu",
@@ -76,52 +78,132 @@ class PointBranch(Branch):
         quality_convs: int | None = None,
         refinement: BoxRefinement | None = None,
         box_bias: float = 0.0,
-        towers: SharedHead | None = None,
+        **options: Any,
     ):
-        super().__init__(rule)
+        super().__init__(rule, **options)
         check_choice("BOX_FORM", box_form, self.box_forms)
         check_choice("BOX_LOSS", box_loss, self.box_losses)
         check_choice("NORMALIZER", normalizer, self.normalizers)
         check_choice("CENTERNESS", centerness, ("", "cls", "reg"))
         check_choice("CENTERNESS_SCORE", centerness_score, ("sqrt", "product"))
         self.cls_weight, self.box_weight, self.l1_weight = cls_weight, box_weight, l1_weight
-        self.loss_weight, self.box_loss, self.normalizer, self.box_form = loss_weight, box_loss, normalizer, box_form
+        self.box_loss, self.normalizer, self.box_form = box_loss, normalizer, box_form
         self.centerness_tower, self.centerness_score = centerness, centerness_score
         prior_bias = -math.log((1 - prior_prob) / prior_prob)
-        self.towers = towers
         self.cls_score = conv3x3(in_channels, num_classes * self.per_cell, bias_value=prior_bias)
         self.bbox_pred = conv3x3(in_channels, 4 * self.per_cell, bias_value=box_bias)
         self.centerness = conv3x3(in_channels, 1) if centerness else None
         self.max3d = max_filtering
         if max_filtering is not None and quality_convs is None:
             quality_convs = 0
+        # predicts the objectness; checkpoints know it by the name that DeFCN gave it
         self.filter = None if quality_convs is None else score_map(in_channels, quality_convs)
         self.refinement = refinement
 
-    def forward(
-        self, points: Points, features: HeadFeatures, first: DensePredictions | None = None
-    ) -> DensePredictions:
-        """Predicts at every point. `first`, the predictions of the model's first branch, is not looked at."""
-        box_tower, cls_tower = features.box, features.cls
-        if self.towers is not None:
-            own = self.towers(features.pyramid)
-            box_tower, cls_tower = own.box, own.cls
-        raw_boxes = [scale(self.bbox_pred(x).float()) for x, scale in zip(box_tower, features.scales)]
+    @classmethod
+    def add_config(cls, node: CfgNode) -> None:
+        super().add_config(node)
+        # Weights of the focal loss, of the box loss, and of the L1 loss of (cx, cy, w, h) as shares of the image (DATE,
+        # OneNet).
+        node.CLS_WEIGHT = 1.0
+        node.BOX_WEIGHT = 2.0
+        node.L1_WEIGHT = 0.0
+        # Box loss: "giou", "iou" (-log IoU; DATE's FCOS branch), or "delta_l1" (L1 of the deltas; RetinaNet).
+        node.BOX_LOSS = "giou"
+        # What the losses are divided by: "positives", their mean over the workers, or "images", for each worker the sum
+        # over its images of max(1, positives) (DATE's RetinaNet branch), or for "weighted" also "labels", their sum.
+        node.NORMALIZER = "positives"
+        # How raw outputs become boxes: distances by "relu" (times stride) or "exp" (pixels). "delta" is the older way
+        # to write TYPE "anchor".
+        node.BOX_FORM = "relu"
+        # Bias of the box conv at the start; 4 in DW, whose weights vanish on empty boxes.
+        node.BOX_BIAS = 0.0
+        # A map that multiplies all class scores, with so many 64-channel convs before it (o2f: 3; DW: 0).
+        node.QUALITY = CfgNode()
+        node.QUALITY.ENABLED = False
+        node.QUALITY.CONVS = 3
+        # Box refinement by boundary points (DW); beyond the map they read "zeros" (release) or the "border".
+        node.REFINE = CfgNode()
+        node.REFINE.ENABLED = False
+        node.REFINE.PADDING = "zeros"
+        # Tower that predicts the centerness: "reg" (DeFCN), "cls" (DATE), or "" for none.
+        node.CENTERNESS = ""
+        # Final score with centerness: "sqrt" of the product (DeFCN), or "product" (DATE).
+        node.CENTERNESS_SCORE = "sqrt"
+        # 3D Max Filtering: tau neighbouring levels, a window of `kernel` cells, the norm after it ("" for none).
+        node.MAX_FILTERING = CfgNode()
+        node.MAX_FILTERING.ENABLED = False
+        node.MAX_FILTERING.TAU = 2
+        node.MAX_FILTERING.KERNEL = 3
+        node.MAX_FILTERING.NORM = "GN"
+
+    @classmethod
+    def kind(cls, node: CfgNode) -> type[Branch]:
+        """Anchors were a box form of this type before they were a type."""
+        former = cls is PointBranch and node.BOX_FORM == "delta" and "ANCHORS" in node
+        return BRANCH_REGISTRY.get("anchor") if former else cls
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, name: str, in_channels: int) -> dict[str, Any]:
+        options, node = cfg.MODEL.DEFCN, cfg.MODEL.DEFCN[name]
+        cls._check_box_form(node)
+        window = node.MAX_FILTERING
+        return {
+            "num_classes": options.NUM_CLASSES,
+            "in_channels": in_channels,
+            "prior_prob": options.PRIOR_PROB,
+            "cls_weight": node.CLS_WEIGHT,
+            "box_weight": node.BOX_WEIGHT,
+            "l1_weight": node.L1_WEIGHT,
+            "box_loss": node.BOX_LOSS,
+            "normalizer": node.NORMALIZER,
+            "box_form": node.BOX_FORM,
+            "centerness": node.CENTERNESS,
+            "centerness_score": node.CENTERNESS_SCORE,
+            "max_filtering": MaxFiltering(in_channels, window.TAU, window.KERNEL, window.NORM)
+            if window.ENABLED
+            else None,
+            "quality_convs": node.QUALITY.CONVS if node.QUALITY.ENABLED else None,
+            "refinement": BoxRefinement(in_channels, node.REFINE.PADDING) if node.REFINE.ENABLED else None,
+            "box_bias": node.BOX_BIAS,
+            **super().from_config(cfg, name, in_channels),
+        }
+
+    @classmethod
+    def _check_box_form(cls, node: CfgNode) -> None:
+        """
+        Raises:
+            ValueError: the form is unknown, or this or another key has no meaning without anchors.
+        """
+        check_choice("BOX_FORM", node.BOX_FORM, ("relu", "exp", "delta"))
+        if node.BOX_FORM == "delta":
+            advice = "set TYPE to 'anchor'" if cls is PointBranch else "set BOX_FORM to relu or exp"
+            raise ValueError(f"TYPE {node.TYPE!r} is made for points, not for anchors: {advice}")
+        for key, used in (("BOX_LOSS", node.BOX_LOSS == "delta_l1"), ("IGNORE_PADDING", node.get("IGNORE_PADDING"))):
+            if used:
+                raise ValueError(f"{key}: {node[key]} is for anchors; set BOX_FORM to 'delta', got {node.BOX_FORM!r}")
+
+    def forward(self, points: Points, features: HeadFeatures, base: DensePredictions | None = None) -> DensePredictions:
+        """Predicts at every point. `base`, the predictions of another branch, is not looked at."""
+        seen = self.see(features)
+        scales = seen.scales or [nn.Identity()] * len(seen.box)
+        raw_boxes = [scale(self.bbox_pred(x).float()) for x, scale in zip(seen.box, scales)]
         raw = flatten_levels(raw_boxes, self.per_cell)
         boxes = self.decode(points, raw)
-        filters = centerness = None
+        objectness = centerness = None
         if self.filter is not None:
-            tower = box_tower if self.max3d is None else self.max3d(box_tower)
-            filters = flatten_levels([self.filter(x) for x in tower])
+            tower = seen.box if self.max3d is None else self.max3d(seen.box)
+            objectness = flatten_levels([self.filter(x) for x in tower])
         if self.centerness is not None:
-            tower = cls_tower if self.centerness_tower == "cls" else box_tower
+            tower = seen.cls if self.centerness_tower == "cls" else seen.box
             centerness = flatten_levels([self.centerness(x) for x in tower])
         return DensePredictions(
-            logits=flatten_levels([self.cls_score(x) for x in cls_tower], self.per_cell),
-            boxes=boxes if self.refinement is None else self.refinement(box_tower, points, boxes),
-            filter=filters,
+            logits=flatten_levels([self.cls_score(x) for x in seen.cls], self.per_cell),
+            boxes=boxes if self.refinement is None else self.refinement(seen.box, points, boxes),
+            objectness=objectness,
             centerness=centerness,
             deltas=raw if self.box_loss == "delta_l1" else None,
+            features=seen,
         )
 
     def decode(self, points: Points, raw: Tensor) -> Tensor:
@@ -130,9 +212,7 @@ class PointBranch(Branch):
             return points.boxes(raw.clamp(max=MAX_LOG_DISTANCE).exp())
         return points.boxes(F.relu(raw) * points.stride[:, None])
 
-    def losses(
-        self, points: Points, predictions: DensePredictions, objects: Objects, pairs: Pairs
-    ) -> dict[str, Tensor]:
+    def terms(self, points: Points, predictions: DensePredictions, objects: Objects, pairs: Pairs) -> dict[str, Tensor]:
         """Focal loss of all points, box losses of the positives, and centerness where there is one (00-common, 5-6).
 
         Returns:
@@ -153,7 +233,7 @@ class PointBranch(Branch):
             losses["centerness"] = F.binary_cross_entropy_with_logits(guess, target, reduction="sum") / count
         if self.l1_weight:
             losses["l1"] = self.l1_weight * self._l1(predictions, objects, pairs).sum() / count
-        return {name: self.loss_weight * value for name, value in losses.items()}
+        return losses
 
     def count(self, objects: Objects, pairs: Pairs) -> Tensor:
         """What the losses are divided by."""
@@ -213,8 +293,3 @@ def centerness_target(points: Points, objects: Objects, pairs: Pairs) -> Tensor:
     left_top, right_bottom = xy - box[:, :2], box[:, 2:] - xy
     ratio = torch.minimum(left_top, right_bottom) / torch.maximum(left_top, right_bottom).clamp(min=EPS)
     return ratio.clamp(min=0).prod(-1).sqrt()
-
-
-def check_choice(key: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{key}: unknown value {value!r}; known: {', '.join(map(repr, known))}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from defcn_ext.branches import PointBranch
+from defcn_ext.branches import Branch
 from defcn_ext.inference.nms import greedy_nms
 from defcn_ext.inference.peak_filter import PeakFilter
 from defcn_ext.structures import DensePredictions, Points, recording
@@ -65,7 +65,7 @@ class Inference:
             raise ValueError(f"MODEL.DEFCN.NMS_RANGE must be odd, or 0 for no limit, got {self.nms_range}")
 
     def candidates(
-        self, branch: PointBranch, points: Points, predictions: DensePredictions, image_sizes: list[tuple[int, int]]
+        self, branch: Branch, points: Points, predictions: DensePredictions, image_sizes: list[tuple[int, int]]
     ) -> list[Instances]:
         """The best (point, class) pairs of each image, before NMS and the final cut.
 
@@ -84,7 +84,7 @@ class Inference:
 
     def _candidates_of_image(
         self,
-        branch: PointBranch,
+        branch: Branch,
         points: Points,
         predictions: DensePredictions,
         logits: Tensor,
@@ -171,7 +171,7 @@ def _only_best_class(logits: Tensor) -> Tensor:
     return torch.full_like(logits, -math.inf).scatter(1, best, logits.gather(1, best))
 
 
-def _scores(branch: PointBranch, logits: Tensor, centerness: Tensor | None) -> Tensor:
+def _scores(branch: Branch, logits: Tensor, centerness: Tensor | None) -> Tensor:
     """Final scores from logits and, where there are any, centerness logits that can be expanded to their shape."""
     scores = logits.sigmoid()
     return scores if centerness is None else branch.final_scores(scores, centerness.expand_as(scores))

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d
 
 from defcn_ext.layers import Scale, build_norm
-
-
-@dataclass(frozen=True)
-class HeadFeatures:
-    """What the branches predict from: a tensor (N, C, H_l, W_l) a level from each tower, and the level's factor.
-
-    `pyramid` is what the towers saw, for branches with towers of their own.
-    """
-
-    cls: list[Tensor]
-    box: list[Tensor]
-    scales: Sequence[nn.Module]
-    pyramid: Sequence[Tensor] = ()
+from defcn_ext.structures import HeadFeatures
 
 
 class SharedHead(nn.Module):

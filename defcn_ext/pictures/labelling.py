@@ -11,7 +11,8 @@ import torch
 from defcn_ext.assignment.expression import parse_call
 from defcn_ext.assignment.progress import Progress
 from defcn_ext.branches import Branch
-from defcn_ext.branches.weighted import DualWeightingBranch, soft_label
+from defcn_ext.branches.dual import DualWeightingBranch
+from defcn_ext.branches.weighted import soft_label
 from defcn_ext.config import UserError
 from defcn_ext.engine.preflight import load_config
 from defcn_ext.meta_arch import DeFCN

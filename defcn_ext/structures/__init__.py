@@ -4,9 +4,10 @@ Letters used in every docstring: `R` points of one image over all levels, `G` ob
 `P` pairs. Boxes are (x1, y1, x2, y2) in pixels of the network input.
 """
 
+from .features import HeadFeatures
 from .objects import Objects
 from .pairs import Pairs
 from .points import Points, recording
 from .predictions import DensePredictions, ScoreView
 
-__all__ = ["DensePredictions", "Objects", "Pairs", "Points", "ScoreView", "recording"]
+__all__ = ["DensePredictions", "HeadFeatures", "Objects", "Pairs", "Points", "ScoreView", "recording"]

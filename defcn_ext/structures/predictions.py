@@ -11,6 +11,8 @@ from torch import Tensor
 from defcn_ext._elementwise import alike
 from defcn_ext.losses.focal import product_logit
 
+from .features import HeadFeatures
+
 
 @dataclass(frozen=True, eq=False)
 class DensePredictions:
@@ -19,36 +21,39 @@ class DensePredictions:
     Attributes:
         logits: (N, R, K) class logits.
         boxes: (N, R, 4) decoded boxes, not clipped to the image; float32.
-        filter: (N, R, 1) logits of the 3D Max Filtering map that multiplies all class scores, or None.
+        objectness: (N, R, 1) logits of a map that multiplies all class scores (DeFCN's filter, the
+            score map of o2f and DW), or None.
         centerness: (N, R, 1) logits, or None.
         deltas: (N, R, 4) the boxes as deltas from their anchors, float32, where the loss wants them; or None.
+        features: what all this was predicted from, for branches that read the same; or None.
     """
 
     logits: Tensor
     boxes: Tensor
-    filter: Tensor | None = None
+    objectness: Tensor | None = None
     centerness: Tensor | None = None
     deltas: Tensor | None = None
+    features: HeadFeatures | None = None
 
     def score_logits(self) -> Tensor:
-        """(N, R, K) float32 logits of the scores: `logit(sigma(class) sigma(filter))`, exact in log space."""
-        if self.filter is None:
+        """(N, R, K) float32 logits of the scores: `logit(sigma(class) sigma(objectness))`, exact in log space."""
+        if self.objectness is None:
             return self.logits.float()
-        return product_logit(self.logits.float(), self.filter.float())
+        return product_logit(self.logits.float(), self.objectness.float())
 
-    def without_filter(self) -> DensePredictions:
-        return replace(self, filter=None)
+    def without_objectness(self) -> DensePredictions:
+        return replace(self, objectness=None)
 
     def detach(self) -> DensePredictions:
         def cut(x: Tensor | None) -> Tensor | None:
             return None if x is None else x.detach()
 
-        return DensePredictions(cut(self.logits), cut(self.boxes), cut(self.filter), cut(self.centerness))
+        return DensePredictions(cut(self.logits), cut(self.boxes), cut(self.objectness), cut(self.centerness))
 
     @torch.no_grad()
     def num_nonfinite(self) -> Tensor:
         """Number of points, as a scalar tensor, of which a prediction holds a NaN or an infinity."""
-        maps = [x for x in (self.logits, self.boxes, self.filter, self.centerness, self.deltas) if x is not None]
+        maps = [x for x in (self.logits, self.boxes, self.objectness, self.centerness, self.deltas) if x is not None]
         # a sum is finite only if all its terms are
         finite = [x.sum(-1, dtype=torch.float32).isfinite() for x in maps]
         return (~torch.stack(finite).all(0)).sum()
@@ -66,7 +71,7 @@ class ScoreView:
 
     def __init__(self, predictions: DensePredictions):
         self._logits = predictions.logits.flatten(0, 1)
-        self._filter = None if predictions.filter is None else predictions.filter.flatten()
+        self._objectness = None if predictions.objectness is None else predictions.objectness.flatten()
 
     @property
     def shape(self) -> torch.Size:
@@ -78,9 +83,9 @@ class ScoreView:
 
     def __getitem__(self, index: Tensor | tuple[Tensor, Tensor]) -> Tensor:
         score = _finite_sigmoid(self._logits[index])
-        if self._filter is None:
+        if self._objectness is None:
             return score
-        return score * _finite_sigmoid(self._filter_of(index))
+        return score * _finite_sigmoid(self._objectness_of(index))
 
     def logit(self, index: Tensor | tuple[Tensor, Tensor]) -> Tensor:
         """The logits of the scores at `index`, float32; exact where the scores have rounded to 0 or 1.
@@ -88,22 +93,22 @@ class ScoreView:
         Not finite where a logit is not: beside an infinite one, the other would be taken for the score.
         """
         logits = self._logits[index].float()
-        if self._filter is None:
+        if self._objectness is None:
             return logits
-        filter = self._filter_of(index).float()
-        return alike(product_logit, logits, filter) + 0 * (logits + filter)
+        objectness = self._objectness_of(index).float()
+        return alike(product_logit, logits, objectness) + 0 * (logits + objectness)
 
     def highest(self, point: Tensor) -> ScoreView:
         """(B, T) points -> the B rows of scores of which no point of a group has a higher one; NaN counts as high."""
         logits = torch.cat([self._logits[part].amax(1) for part in point.split(256)])
         view = copy(self)
         view._logits = logits.float().nan_to_num(nan=HIGH, posinf=HIGH, neginf=-HIGH)
-        if self._filter is not None:
-            view._filter = self._filter[point].amax(1).float().nan_to_num(nan=HIGH, posinf=HIGH, neginf=-HIGH)
+        if self._objectness is not None:
+            view._objectness = self._objectness[point].amax(1).float().nan_to_num(nan=HIGH, posinf=HIGH, neginf=-HIGH)
         return view
 
-    def _filter_of(self, index: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-        return self._filter[index[0]] if isinstance(index, tuple) else self._filter[index].unsqueeze(-1)
+    def _objectness_of(self, index: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        return self._objectness[index[0]] if isinstance(index, tuple) else self._objectness[index].unsqueeze(-1)
 
 
 def _finite_sigmoid(logits: Tensor) -> Tensor:

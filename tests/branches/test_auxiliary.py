@@ -29,7 +29,7 @@ def first():
     return DensePredictions(
         logits=torch.zeros(1, 3, 2, requires_grad=True),
         boxes=torch.rand(1, 3, 4, requires_grad=True),
-        filter=torch.zeros(1, 3, 1, requires_grad=True),
+        objectness=torch.zeros(1, 3, 1, requires_grad=True),
     )
 
 
@@ -65,5 +65,5 @@ def test_it_moves_neither_boxes_nor_filter(first):
     branch, terms = step(first, 2)
     sum(terms.values()).backward()
     assert first.logits.grad.abs().min() > 0
-    assert first.boxes.grad is None and first.filter.grad is None
+    assert first.boxes.grad is None and first.objectness.grad is None
     assert list(branch.parameters()) == []

@@ -75,7 +75,7 @@ def test_weights():
 
 
 def test_the_filter_enters_the_class_loss():
-    found = losses(make_branch(), predict(filter=torch.zeros(1, 2, 1)))
+    found = losses(make_branch(), predict(objectness=torch.zeros(1, 2, 1)))
     assert found["cls"] == pytest.approx(0.1949476 + 0.0134851, rel=1e-5)
 
 
@@ -228,7 +228,7 @@ def test_scores_at_the_start_are_the_prior_and_half_of_it_with_a_filter():
     features = make_features(TWO_POINTS)
     plain = make_branch()(TWO_POINTS, features)
     filtered = make_branch(max_filtering=MaxFiltering(CHANNELS, 2, 3, ""))(TWO_POINTS, features)
-    assert plain.filter is None and filtered.filter.shape == (1, 2, 1)
+    assert plain.objectness is None and filtered.objectness.shape == (1, 2, 1)
     torch.testing.assert_close(plain.score_logits().sigmoid(), torch.full((1, 2, CLASSES), 0.01))
     torch.testing.assert_close(filtered.score_logits().sigmoid(), torch.full((1, 2, CLASSES), 0.005))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from defcn_ext.branches import build_branches
-from defcn_ext.branches import weighted as module
+from defcn_ext.branches import dual as module
 from defcn_ext.branches.point import centerness_target
 from defcn_ext.branches.weighted import soft_label
 from defcn_ext.layers.towers import HeadFeatures

@@ -85,7 +85,7 @@ def test_released_heads_predict_the_same(entries, kind, expected):
     points, out = predict(converted(golden_weights(entries)), features())
     assert by_level(points, ltrb(points, out.boxes)) == pytest.approx(expected, rel=1e-4)
     assert by_level(points, out.logits) == pytest.approx(CLS[kind], abs=1e-5)
-    assert by_level(points, out.filter) == pytest.approx(OBJECTNESS[kind], abs=1e-5)
+    assert by_level(points, out.objectness) == pytest.approx(OBJECTNESS[kind], abs=1e-5)
     if kind == "o2f":
         highest = [x.max().item() for x in out.logits.split(points.counts, dim=1)]
         assert highest == pytest.approx([8.508158, 6.566784, 5.596351, 4.221472, 2.184281], abs=1e-5)
@@ -108,8 +108,8 @@ def test_date_with_3dmf_is_defcns_model():
     maps = [torch.randn(1, 256, h, w, generator=generator) for h, w in SIZES]
     points, a = predict(converted(theirs, inference=True), maps)
     _, b = predict(converted(cvpods), maps)
-    assert torch.equal(a.logits, b.logits) and torch.equal(a.boxes, b.boxes) and torch.equal(a.filter, b.filter)
-    assert a.logits.std() > 0.1 and a.filter.std() > 0.01 and ltrb(points, a.boxes).std() > 1
+    assert torch.equal(a.logits, b.logits) and torch.equal(a.boxes, b.boxes) and torch.equal(a.objectness, b.objectness)
+    assert a.logits.std() > 0.1 and a.objectness.std() > 0.01 and ltrb(points, a.boxes).std() > 1
 
 
 def randomised(model, seed=0):
