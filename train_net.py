@@ -23,8 +23,9 @@ from defcn_ext.data import UnreadableImageError, register_from_config
 from defcn_ext.engine import Trainer
 from defcn_ext.engine.checkpointer import Checkpointer
 from defcn_ext.engine.preflight import check_run, load_config
+from defcn_ext.engine.processes import run_in_processes
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, default_setup
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
@@ -44,7 +45,7 @@ def main(args: Namespace) -> dict:
         with download_told(cfg, args.resume):
             trainer.resume_or_load(resume=args.resume)
         return trainer.train()
-    except (UserError, UnreadableImageError) as error:
+    except (UserError, UnreadableImageError, FloatingPointError) as error:
         sys.exit(f"error: {error}")
 
 
@@ -97,11 +98,4 @@ def parse(argv: list[str] | None = None) -> Namespace:
 if __name__ == "__main__":
     arguments = parse()
     prepare(arguments)
-    launch(
-        main,
-        arguments.num_gpus,
-        num_machines=arguments.num_machines,
-        machine_rank=arguments.machine_rank,
-        dist_url=arguments.dist_url,
-        args=(arguments,),
-    )
+    run_in_processes(main, arguments)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from defcn_ext.engine.processes import tie_to_parent
 from defcn_ext.engine.seeding import sample_randomness
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList
@@ -67,6 +68,7 @@ class ResumableLoader:
             num_workers=self.num_workers,
             collate_fn=_as_list,
             generator=torch.Generator(),
+            worker_init_fn=tie_to_parent,
         )
 
     def _batches(self) -> Iterator[list[Key]]:

@@ -26,11 +26,12 @@ from defcn_ext.engine.fit import with_manifest
 from defcn_ext.engine.hooks import EvalHook, PreciseBN
 from defcn_ext.engine.memory import MemoryStats
 from defcn_ext.engine.precision import amp_dtype
+from defcn_ext.engine.processes import distributed, share_buffers
 from defcn_ext.engine.seeding import run_seed
 from defcn_ext.engine.train_step import TrainStep
 from defcn_ext.meta_arch import DeFCN
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, create_ddp_model, hooks
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
@@ -67,7 +68,7 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self._trainer = TrainStep(
-            _distributed(model),
+            distributed(model),
             self.build_train_loader(cfg),
             optimizer,
             seed=run_seed(cfg),
@@ -125,7 +126,7 @@ class Trainer(DefaultTrainer):
     def evaluate(self) -> OrderedDict:
         """Results on DATASETS.TEST, of the averaged weights where there are any."""
         with self.average.applied() if self.average else nullcontext():
-            _share_buffers(self.model)
+            share_buffers(self.model)
             self.results = self.test(self.cfg, self.model)
         return self.results
 
@@ -203,16 +204,3 @@ class Trainer(DefaultTrainer):
             several = len(cfg.DATASETS.TEST) > 1
             output_folder = os.path.join(cfg.OUTPUT_DIR, "inference", *([dataset_name] if several else []))
         return build_evaluator(cfg, dataset_name, output_folder)
-
-
-def _distributed(model: nn.Module) -> nn.Module:
-    """The model as it is in a single process, else wrapped for data-parallel training."""
-    on_gpu = next(model.parameters()).is_cuda
-    return create_ddp_model(model, broadcast_buffers=False, device_ids=[comm.get_local_rank()] if on_gpu else None)
-
-
-def _share_buffers(model: nn.Module) -> None:
-    """Batch statistics drift apart between processes; those of the first are the ones that checkpoints hold."""
-    if comm.get_world_size() > 1:
-        for buffer in model.buffers():
-            torch.distributed.broadcast(buffer, src=0)
