@@ -196,7 +196,17 @@ class DeFCN(nn.Module):
         return Progress(get_event_storage().iter, self.max_iter)
 
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
-        """Normalises the images, then pads them at the right and bottom to one size."""
+        """Normalises the images, then pads them at the right and bottom to one size.
+
+        Raises:
+            ValueError: an image is not (C, H, W) with as many channels as MODEL.PIXEL_MEAN has numbers.
+        """
+        for x in [] if recording() else batched_inputs:
+            if x["image"].dim() != 3 or len(x["image"]) != len(self.pixel_mean):
+                raise ValueError(
+                    f"{x.get('file_name', 'an image')}: the model takes images of {len(self.pixel_mean)} channels "
+                    f"(MODEL.PIXEL_MEAN), (C, H, W), and got the shape {tuple(x['image'].shape)}"
+                )
         images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
         images = [(x - self.pixel_mean) / self.pixel_std for x in images]
         constraints = self.backbone.padding_constraints

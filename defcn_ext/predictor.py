@@ -15,11 +15,12 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from defcn_ext.config import UserError
-from defcn_ext.data import RobustMapper
+from defcn_ext.data import RobustMapper, UnreadableImageError
+from defcn_ext.data.pixels import pixels_of
 from defcn_ext.engine import Trainer
 from defcn_ext.engine.preflight import check_run, load_config
 from defcn_ext.meta_arch import DeFCN
@@ -27,7 +28,6 @@ from defcn_ext.structures import DensePredictions, Points
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
@@ -158,6 +158,7 @@ class Predictor:
         Raises:
             UnreadableImageError: a file cannot be read.
             UserError: an array of another shape or type.
+            UnknownRangeError: an image of 32-bit integers, or of floats outside [0, 1].
         """
         if isinstance(picture, (list, tuple)):
             return [self(x) for x in picture]
@@ -166,8 +167,15 @@ class Predictor:
         return self._observe(self._inputs(picture))
 
     def observe(self, record: dict[str, Any]) -> Observation:
-        """What the detector sees on the image of a Detectron2 dataset dict."""
-        return self._observe(self.mapper(record))
+        """What the detector sees on the image of a Detectron2 dataset dict.
+
+        Raises:
+            UnreadableImageError: the image cannot be read.
+        """
+        inputs = self.mapper(record)
+        if inputs.get("blank"):
+            raise UnreadableImageError(f"{record['file_name']}: cannot be decoded")
+        return self._observe(inputs)
 
     def _inputs(self, picture: Image.Image | np.ndarray) -> dict[str, Any]:
         """What the mapper would make of the same picture in a file."""
@@ -177,7 +185,7 @@ class Predictor:
                     f"a picture of shape {picture.shape} and type {picture.dtype}: give (H, W, 3) RGB or (H, W), uint8"
                 )
             picture = Image.fromarray(picture)
-        pixels = utils.convert_PIL_to_numpy(ImageOps.exif_transpose(picture), self.cfg.INPUT.FORMAT)
+        pixels = pixels_of(picture, self.cfg.INPUT.FORMAT, "a picture")
         resized = T.AugInput(pixels)
         self.mapper.augmentations(resized)
         image = torch.from_numpy(np.array(resized.image.transpose(2, 0, 1), order="C"))

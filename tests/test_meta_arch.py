@@ -281,3 +281,13 @@ def test_training_without_annotations_names_the_file():
 def test_bad_configs_name_the_key(opts, message):
     with pytest.raises(ValueError, match=message):
         build_model(tiny_cfg(*opts))
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(1, 96, 128), (4, 96, 128), (96, 128), (96, 128, 3)])
+def test_images_of_other_channels_are_named(training, shape):
+    """Of one channel they would be broadcast without a word."""
+    image = {**image_with([[8, 8, 60, 60]], [0], seed=7), "image": torch.zeros(shape)}
+    message = r"7\.jpg: the model takes images of 3 channels \(MODEL\.PIXEL_MEAN\).*got the shape \(" + str(shape[0])
+    with pytest.raises(ValueError, match=message):
+        build("poto").train(training)([image])

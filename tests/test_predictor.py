@@ -97,3 +97,22 @@ def test_what_is_missing_is_named(run, tmp_path):
         Predictor.load(run / "config.yaml")
     with pytest.raises(UnreadableImageError, match="nothing.png"):
         Predictor.load(run / "model_final.pth", opts=["MODEL.DEVICE", "cpu"])(tmp_path / "nothing.png")
+
+
+def test_a_deep_picture_is_scaled_and_one_without_white_refused(run, picture, tmp_path):
+    predictor = Predictor.load(run / "model_final.pth", opts=["MODEL.DEVICE", "cpu"])
+    gray = np.asarray(Image.open(picture).convert("L"))
+    deep = Image.fromarray(gray.astype(np.uint16) * 257)
+    deep.save(tmp_path / "deep.png")
+    for way in (deep, tmp_path / "deep.png"):
+        assert same(predictor(way).instances, predictor(gray).instances)
+    with pytest.raises(ValueError, match="integers of 32 bits have no agreed white"):
+        predictor(Image.fromarray(gray.astype(np.int32)))
+
+
+def test_a_file_without_pixels_is_refused(run, picture, tmp_path):
+    predictor = Predictor.load(run / "model_final.pth", opts=["MODEL.DEVICE", "cpu"])
+    Image.open(picture).save(tmp_path / "cut.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:-1200])
+    with pytest.raises(UnreadableImageError, match="cut.jpg: cannot be decoded"):
+        predictor(tmp_path / "cut.jpg")

@@ -7,7 +7,8 @@ from defcn_ext.data.coco_json import load_coco
 from defcn_ext.data.config import add_data_config
 from defcn_ext.data.headers import probe_headers
 from defcn_ext.data.loaders import build_test_loader, build_train_loader
-from defcn_ext.data.mapper import RobustMapper, UnreadableImageError
+from defcn_ext.data.mapper import RobustMapper
+from defcn_ext.data.pixels import UnreadableImageError
 from defcn_ext.data.register import check_num_classes, register_from_config
 
 __all__ = [

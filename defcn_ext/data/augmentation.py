@@ -21,7 +21,7 @@ def build_train_augmentation(cfg: CfgNode) -> list[T.Augmentation]:
     augmentations += _detr_crop(cfg) + _resize(cfg)
     for horizontal in _flips(cfg):
         augmentations.append(T.RandomFlip(horizontal=horizontal, vertical=not horizontal))
-    return augmentations + _colors(cfg.INPUT.COLOR_JITTER)
+    return augmentations + _colors(cfg.INPUT.COLOR_JITTER, gray=cfg.INPUT.FORMAT == "L")
 
 
 def _flips(cfg: CfgNode) -> tuple[bool, ...]:
@@ -58,8 +58,8 @@ def _resize(cfg: CfgNode) -> list[T.Augmentation]:
     return [T.ResizeScale(jitter[0], jitter[1], side, side), T.FixedSizeCrop((side, side))]
 
 
-def _colors(strength: float) -> list[T.Augmentation]:
+def _colors(strength: float, gray: bool) -> list[T.Augmentation]:
     if not 0 <= strength < 1:
         raise ValueError(f"INPUT.COLOR_JITTER: {strength}: expected 0 <= x < 1")
-    kinds = (T.RandomBrightness, T.RandomContrast, T.RandomSaturation) if strength else ()
-    return [kind(1 - strength, 1 + strength) for kind in kinds]
+    kinds = (T.RandomBrightness, T.RandomContrast) + (() if gray else (T.RandomSaturation,))  # gray has no saturation
+    return [kind(1 - strength, 1 + strength) for kind in kinds] if strength else []

@@ -11,7 +11,7 @@ from defcn_ext.data.crowdhuman_files import AnnotationLine, BadLine, Box, Person
 from defcn_ext.data.crowdhuman_sizes import Progress, image_path, image_sizes
 from defcn_ext.data.dirt import Dirt
 from defcn_ext.data.headers import Header
-from defcn_ext.data.mapper import UnreadableImageError
+from defcn_ext.data.pixels import UnreadableImageError
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 

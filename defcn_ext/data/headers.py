@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
+from defcn_ext.data.pixels import check_depth, check_regular
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
@@ -27,7 +28,9 @@ Header = tuple[int, int] | str  # (height, width) in pixels as `read_image` woul
 def probe_header(path: str) -> Header:
     """(height, width) after EXIF rotation, or a message. Pixels are not decoded."""
     try:
+        check_regular(path)
         with PathManager.open(path, "rb") as file, Image.open(file) as image:
+            check_depth(image.mode, image.format)
             width, height = image.size
             # Pillow decodes a whole PNG to look for EXIF behind the pixels; `read_image` gains nothing from that.
             has_exif = image.format != "PNG" or "exif" in image.info

@@ -1,11 +1,15 @@
 """Train and test loaders over cleaned data."""
 
 import logging
+from collections.abc import Iterator
+
+from torch.utils.data import DataLoader
 
 from defcn_ext.data.cleaning import clean_dataset_dicts
 from defcn_ext.data.dirt import Dirt
 from defcn_ext.data.headers import Header, probe_headers_together, unreadable
-from defcn_ext.data.mapper import RobustMapper, UnreadableImageError
+from defcn_ext.data.mapper import RobustMapper
+from defcn_ext.data.pixels import UnreadableImageError
 from detectron2.config import CfgNode
 from detectron2.data import (
     MetadataCatalog,
@@ -16,6 +20,8 @@ from detectron2.data import (
 from detectron2.data.build import filter_images_with_only_crowd_annotations
 
 logger = logging.getLogger(__name__)
+
+MAX_BLANK = 0.1  # share of images that an evaluation may do without
 
 
 def train_dicts(cfg: CfgNode) -> list[dict]:
@@ -46,19 +52,66 @@ def train_dicts(cfg: CfgNode) -> list[dict]:
 
 def build_train_loader(cfg: CfgNode, mapper=None):
     """Detectron2's training loader over `train_dicts`, with RobustMapper unless another mapper is given."""
-    return build_detection_train_loader(cfg, mapper=mapper or RobustMapper(cfg, True), dataset=train_dicts(cfg))
+    records = train_dicts(cfg)
+    mapper = mapper or RobustMapper(cfg, True, num_records=num_files(records))
+    return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
+
+
+def num_files(records: list[dict]) -> int:
+    """How many different images there are."""
+    return len({record["file_name"] for record in records})
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str, mapper=None):
     """Detectron2's test loader for one data set, with RobustMapper unless another mapper is given.
 
     Raises:
-        UnreadableImageError: an image cannot be opened; told before the evaluation, not in its middle.
+        UnreadableImageError: an image cannot be opened, told before the evaluation; or, in its middle, too many that
+            can be opened cannot be decoded.
     """
     dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)
     _check_readable(cfg, dataset_name, dicts)
     mapper = mapper or RobustMapper(cfg, False)
-    return build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    loader = build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
+    return BlankCounter(loader, dataset_name)
+
+
+class BlankCounter:
+    """A test loader that tells how many of its images are blank ones for want of pixels, and refuses too many."""
+
+    def __init__(self, loader: DataLoader, name: str):
+        """
+        Args:
+            loader: gives lists of dicts, in which RobustMapper has marked `blank` images.
+            name: of the data set.
+        """
+        self.loader, self.name = loader, name
+
+    def __getattr__(self, attribute: str):
+        if attribute == "loader":  # while it is unpickled
+            raise AttributeError(attribute)
+        return getattr(self.loader, attribute)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        """
+        Raises:
+            UnreadableImageError: more than one, and more than MAX_BLANK of this process's images, are blank.
+        """
+        total, blank = len(self), []  # of this process; a batch is one image
+        for batch in self.loader:
+            blank += [record["file_name"] for record in batch if record.get("blank")]
+            if len(blank) > max(1, MAX_BLANK * total):
+                raise UnreadableImageError(
+                    f"DATASETS.TEST {self.name}: {len(blank)} images of {total} cannot be decoded already, the first "
+                    f"{blank[0]}: replace them, or take them out of the json"
+                )
+            yield batch
+        if blank:
+            message = "DATASETS.TEST %s: %d of %d images cannot be decoded and count as blank ones, the first %s"
+            logger.warning(message, self.name, len(blank), total, blank[0])
 
 
 def check_test_images(cfg: CfgNode) -> None:

@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from defcn_ext import PLATFORM
-from defcn_ext.data.loaders import build_test_loader, check_test_images, train_dicts
+from defcn_ext.data.loaders import build_test_loader, check_test_images, num_files, train_dicts
 from defcn_ext.data.mapper import RobustMapper
 from defcn_ext.data.register import check_num_classes, register_from_config
 from defcn_ext.engine import solver
 from defcn_ext.engine.checkpointer import Checkpointer
-from defcn_ext.engine.console import ProgressPrinter
+from defcn_ext.engine.console import ProgressPrinter, mistakes_told_in_one_line
 from defcn_ext.engine.data_order import ResumableLoader, build_sampler, images_per_process
 from defcn_ext.engine.ema import AveragedCheckpointer, WeightAverage
 from defcn_ext.engine.fit import with_manifest
@@ -118,7 +118,8 @@ class Trainer(DefaultTrainer):
     def train(self) -> OrderedDict:
         """Runs from `start_iter` to `max_iter` and returns the results of the last evaluation."""
         self.done = self.start_iter
-        TrainerBase.train(self, self.start_iter, self.max_iter)
+        with mistakes_told_in_one_line():
+            TrainerBase.train(self, self.start_iter, self.max_iter)
         if self.cfg.TEST.EXPECTED_RESULTS and comm.is_main_process():
             verify_results(self.cfg, self.results)
         return self.results
@@ -183,7 +184,7 @@ class Trainer(DefaultTrainer):
         records = train_dicts(cfg)
         return ResumableLoader(
             records,
-            RobustMapper(cfg, True),
+            RobustMapper(cfg, True, num_records=num_files(records)),
             make_sampler=build_sampler(cfg, records),
             seed=run_seed(cfg),
             batch_size=images_per_process(cfg),

@@ -12,7 +12,7 @@ import torch
 
 from defcn_ext.data import UnreadableImageError
 from defcn_ext.data.headers import UNREADABLE
-from detectron2.data import detection_utils as utils
+from defcn_ext.data.pixels import read_image
 from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 from detectron2.structures.boxes import pairwise_intersection
 
@@ -41,7 +41,7 @@ def load_scene(record: dict[str, Any]) -> Scene:
         UnreadableImageError: the image cannot be read.
     """
     try:
-        image = utils.read_image(record["file_name"], format="RGB")
+        image = read_image(record["file_name"], "RGB")
     except UNREADABLE as error:
         reason = f"{type(error).__name__}: {error}"
         raise UnreadableImageError(f"{record['file_name']}: cannot be read ({reason})") from error

@@ -1,11 +1,12 @@
 """Loaders over dirty data: training goes on, evaluation says what is wrong before it starts."""
 
 import itertools
+import os
 
 import pytest
 
 from defcn_ext.data import UnreadableImageError, add_data_config, build_test_loader, build_train_loader
-from defcn_ext.data.loaders import check_test_images, train_dicts
+from defcn_ext.data.loaders import BlankCounter, check_test_images, train_dicts
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
@@ -111,7 +112,8 @@ def test_evaluation_goes_on_past_a_file_that_is_cut_off(cfg, register, caplog):
     (whole,), (cut,) = build_test_loader(cfg, "dirty")
     assert whole["image"].any() and not cut["image"].any()
     assert cut["image"].shape == whole["image"].shape and (cut["height"], cut["width"]) == (40, 60)
-    (told,) = [r.getMessage() for r in caplog.records]
+    told, summary = [r.getMessage() for r in caplog.records]
+    assert "DATASETS.TEST dirty: 1 of 2 images cannot be decoded and count as blank ones, the first" in summary
     assert told.startswith("1 image(s) that cannot be decoded") and "cut.jpg" in told
 
 
@@ -122,3 +124,38 @@ def test_every_test_set_is_checked_at_once(cfg, register):
     cfg.DATASETS.CHECK_FILES = "header"
     with pytest.raises(UnreadableImageError, match=r"TEST dirty: 1 of 2 images cannot be read, first .*gone\.jpg"):
         check_test_images(cfg)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_images_without_pixels_end_the_evaluation(cfg, register, workers):
+    """Two of three: more than one, and more than a tenth."""
+    cfg.DATALOADER.NUM_WORKERS = workers
+    register({"a.jpg": [GOOD], "cut1.jpg": [GOOD], "cut2.jpg": [GOOD]})
+    loader = build_test_loader(cfg, "dirty")
+    assert len(loader) == 3 and loader.num_workers == workers
+    seen = []
+    with pytest.raises(UnreadableImageError, match=r"TEST dirty: 2 images of 3 cannot be decoded already.*cut1\.jpg"):
+        seen += list(loader)
+    assert seen == []
+
+
+def test_a_tenth_may_be_without_pixels(cfg, register, caplog):
+    register({f"{'cut' if i in (3, 7) else 'a'}{i}.jpg": [GOOD] for i in range(20)})
+    loader = build_test_loader(cfg, "dirty")
+    for _ in range(2):  # every pass counts anew
+        caplog.clear()
+        blank = [record.get("blank", False) for (record,) in loader]
+        assert [i for i, x in enumerate(blank) if x] == [3, 7]
+        assert "dirty: 2 of 20 images cannot be decoded and count as blank ones, the first" in caplog.text
+    caplog.clear()
+    assert list(BlankCounter([[{"file_name": "x.jpg"}]], "whole")) == [[{"file_name": "x.jpg"}]] and not caplog.records
+
+
+def test_training_files_that_all_vanish_end_the_training(cfg, register):
+    """Detectron2's loader looks for another image, and has none."""
+    register({f"a{i}.jpg": [GOOD] for i in range(5)})
+    loader = build_train_loader(cfg)
+    for record in train_dicts(cfg):
+        os.unlink(record["file_name"])
+    with pytest.raises(UnreadableImageError, match=r"^none of 5 images can be read, the last: .*FileNotFoundError"):
+        next(iter(loader))

@@ -189,3 +189,19 @@ def test_cache_reads_each_file_once_and_hands_out_fresh_pixels(cfg, make_record,
     uncached = RobustMapper(cfg, True)
     uncached(record), uncached(record)
     assert len(reads) == 3
+
+
+def test_gives_up_when_every_file_has_failed_and_not_when_one_fails_often(cfg, make_record):
+    mapper = RobustMapper(cfg, True, num_records=2)
+    good, bad, worse = make_record(), *({**make_record(), "file_name": f"{name}.jpg"} for name in ("bad", "worse"))
+    assert [mapper(r) is None for r in (bad, bad, bad, good, worse)] == [True, True, True, False, True]
+    with pytest.raises(UnreadableImageError, match=r"none of 2 images can be read, the last: bad\.jpg"):
+        mapper(bad)
+
+
+def test_a_cached_image_is_a_good_one(cfg, make_record):
+    cfg.INPUT.CACHE = True
+    mapper = RobustMapper(cfg, True, num_records=2)
+    good, bad = make_record(), [{**make_record(), "file_name": f"{i}.jpg"} for i in range(3)]
+    assert [mapper(r) is None for r in (good, bad[0], good, bad[1], good, bad[2])] == [False, True] * 3
+    assert "blank" not in mapper(good)

@@ -75,3 +75,30 @@ def test_weights_that_cannot_be_downloaded(command, monkeypatch, more):
 def test_a_wrong_key_ends_with_one_line(command):
     with pytest.raises(SystemExit, match=r"error: unknown config key SOLVER\.MAXITER; did you mean SOLVER\.MAX_ITER"):
         command("SOLVER.MAXITER", 3)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_images_that_are_deleted_during_training_end_it_with_one_line(command, tmp_path, monkeypatch, workers):
+    step = train_net.Trainer.run_step
+
+    def delete_and_step(trainer):
+        for path in (tmp_path / "data").glob("*.png") if trainer.iter == 1 else ():
+            path.unlink()
+        step(trainer)
+
+    monkeypatch.setattr(train_net.Trainer, "run_step", delete_and_step)
+    more = ("DATALOADER.NUM_WORKERS", workers, "SOLVER.MAX_ITER", 60, "DATASETS.TEST", "()")
+    with pytest.raises(SystemExit, match=r"^error: none of 10 images can be read, the last: \S+\.png \(FileNotFound"):
+        command(*more)
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert "The training ends: none of 10 images can be read" in log and "Traceback" not in log
+
+
+def test_other_errors_keep_their_traceback(command, tmp_path, monkeypatch):
+    def fail(trainer):
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr(train_net.Trainer, "run_step", fail)
+    with pytest.raises(RuntimeError, match="ours"):
+        command("DATASETS.TEST", "()")
+    assert "Traceback" in (tmp_path / "out" / "log.txt").read_text()

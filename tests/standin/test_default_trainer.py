@@ -523,6 +523,13 @@ def test_predictor_takes_colour_only(tmp_path):
         DefaultPredictor(make_cfg(tmp_path, "INPUT.FORMAT", "L"))
 
 
+@pytest.mark.parametrize("shape", [(8, 9), (8, 9, 1), (8, 9, 4)])
+def test_predictor_names_pictures_of_other_channels(tmp_path, shape):
+    """Detectron2 fails inside numpy here, or where the pixels are normalised."""
+    with pytest.raises(ValueError, match=r"takes BGR images \(H, W, 3\), and got the shape \(8, 9"):
+        DefaultPredictor(make_cfg(tmp_path))(np.zeros(shape, np.uint8))
+
+
 def test_predictor_loads_weights_and_works_without_test_sets(tmp_path):
     cfg = make_cfg(tmp_path, "DATASETS.TEST", "()", "MODEL.WEIGHTS", str(tmp_path / "w.pth"))
     model = TinyTestDetector(cfg)

@@ -61,6 +61,8 @@ class DefaultPredictor:
         Returns:
             dict: the model's output for the image, in pixels of the original.
         """
+        if original_image.ndim != 3 or original_image.shape[2] != 3:
+            raise ValueError(f"DefaultPredictor takes BGR images (H, W, 3), and got the shape {original_image.shape}")
         if self.input_format == "RGB":
             original_image = original_image[:, :, ::-1]
         height, width = original_image.shape[:2]
