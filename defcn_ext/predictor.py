@@ -18,14 +18,16 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from defcn_ext.checkpoint import load_weights
+from defcn_ext.checkpoint.description import CLASSES
 from defcn_ext.config import UserError
 from defcn_ext.data import RobustMapper, UnreadableImageError
 from defcn_ext.data.pixels import pixels_of
 from defcn_ext.engine import Trainer
 from defcn_ext.engine.preflight import check_run, load_config
+from defcn_ext.engine.stored_config import config_of
 from defcn_ext.meta_arch import DeFCN
 from defcn_ext.structures import DensePredictions, Points
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
@@ -82,15 +84,24 @@ class Observation:
 class Predictor:
     """A trained model, ready to look at pictures."""
 
-    def __init__(self, cfg: CfgNode, model: nn.Module, label: str = "", mapper: RobustMapper | None = None):
+    def __init__(
+        self,
+        cfg: CfgNode,
+        model: nn.Module,
+        label: str = "",
+        mapper: RobustMapper | None = None,
+        class_names: Sequence[str] = (),
+    ):
         """
         Args:
             model: has its weights, and lies on the device where it is to run.
             label: what to call it in pictures.
             mapper: makes the model's input of a dataset dict; by default the one of the config.
+            class_names: by class index, where they are known.
         """
         self.cfg, self.model, self.label = cfg, model.eval(), label
         self.mapper = mapper or RobustMapper(cfg, False)
+        self.class_names = list(class_names)
 
     @classmethod
     def load(
@@ -118,30 +129,23 @@ class Predictor:
             UserError: config, weights or data are missing or do not fit.
         """
         source, weights = str(source), str(weights)
-        config = source
-        if not source.endswith((".yaml", ".yml")):
-            config, weights = config_beside(source), source
-        if not weights and "MODEL.WEIGHTS" not in opts:
-            raise UserError(f"{config}: give its checkpoint too, such as output/model_final.pth")
         changes = [*opts, "MODEL.DEFCN.COMPARE_NMS", "True"]
-        changes += ["MODEL.WEIGHTS", weights] if weights else []
         changes += ["DATASETS.TEST", f"('{dataset}',)"] if dataset else []
         changes += ["OUTPUT_DIR", output] if output else []
-        cfg = load_config(config, changes)
+        if not source.endswith((".yaml", ".yml")):
+            cfg = config_of_checkpoint(source, changes)
+        elif weights or "MODEL.WEIGHTS" in opts:
+            cfg = load_config(source, [*changes, *(["MODEL.WEIGHTS", weights] if weights else [])])
+        else:
+            raise UserError(f"{source}: give its checkpoint too, such as output/model_final.pth")
         if dataset is not None:
             check_run(cfg, argparse.Namespace(num_gpus=1, num_machines=1, dist_url="", eval_only=True, resume=False))
         try:
             model = Trainer.build_model(cfg)
         except (ValueError, KeyError) as error:
-            raise UserError(f"{config}: {error}") from error
-        DetectionCheckpointer(model).load(cfg.MODEL.WEIGHTS)
-        return cls(cfg, model, label or Path(source).stem)
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names of the classes where the data set of the config is registered, else none."""
-        names = [*self.cfg.DATASETS.TEST, *self.cfg.DATASETS.TRAIN]
-        return next((list(x) for x in (MetadataCatalog.get(n).get("thing_classes", []) for n in names) if x), [])
+            raise UserError(f"{source}: {error}") from error
+        names = load_weights(model, cfg.MODEL.WEIGHTS).get(CLASSES) or registered_names(cfg)
+        return cls(cfg, model, label or Path(source).stem, class_names=names)
 
     @overload
     def __call__(self, picture: Picture) -> Observation: ...
@@ -209,23 +213,28 @@ class Predictor:
         return Observation({kind: found[kind].to("cpu") for kind in ("instances", *KINDS)}, maps)
 
 
-def config_beside(weights: str) -> str:
-    """The config in the folder of a checkpoint.
+def config_of_checkpoint(weights: str, opts: Sequence[str]) -> CfgNode:
+    """The config that a checkpoint carries; of one that carries none, the config in its folder.
 
     Raises:
-        UserError: the checkpoint is missing, or no config lies there.
+        UserError: the checkpoint is missing, or there is no config.
     """
+    cfg = config_of(weights, opts)
+    if cfg is not None:
+        return cfg
     path = Path(weights)
-    if not path.is_file():
-        raise UserError(f"{weights}: no such file")
     known = [path.with_name(name.format(stem=path.stem)) for name in CONFIG_NAMES]
     for config in known:
         if config.is_file():
-            return str(config)
+            return load_config(str(config), [*opts, "MODEL.WEIGHTS", weights])
     places = " or ".join(map(str, known))
-    raise UserError(
-        f"{weights}: holds no config, and none lies beside it ({places}): give the config, then the weights"
-    )
+    raise UserError(f"{weights}: holds no config, and none lies beside it ({places}); give the config, then the file")
+
+
+def registered_names(cfg: CfgNode) -> list[str]:
+    """Names of the classes of the first data set of a config that says them; none if no one does."""
+    found = (MetadataCatalog.get(name).get("thing_classes", []) for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN))
+    return next((list(names) for names in found if names), [])
 
 
 def score_maps(

@@ -9,6 +9,8 @@ from PIL import Image
 
 from defcn_ext.config import UserError
 from defcn_ext.data import UnreadableImageError
+from defcn_ext.engine.checkpointer import Checkpointer
+from defcn_ext.engine.preflight import load_config
 from defcn_ext.predictor import Predictor
 from detectron2.checkpoint import DetectionCheckpointer
 from tests.tiny import tiny_cfg
@@ -58,6 +60,15 @@ def test_a_checkpoint_finds_its_config_beside_it(run, picture):
     ((label, maps),) = seen.maps
     assert label == "model_final" and maps[0].level == "P3 (stride 8)"
     assert float(max(level.scores.max() for level in maps)) == pytest.approx(float(seen.instances.scores.max()))
+
+
+def test_a_checkpoint_of_the_trainer_is_enough(run, picture, tmp_path):
+    cfg = load_config(str(run / "config.yaml"), ["OUTPUT_DIR", str(tmp_path), "MODEL.DEVICE", "cpu"])
+    model = Predictor.load(run / "model_final.pth").model
+    Checkpointer(model, str(tmp_path), cfg=cfg).save("alone", thing_classes=["a", "b", "c"])
+    alone = Predictor.load(tmp_path / "alone.pth")
+    assert alone.class_names == ["a", "b", "c"]
+    assert same(alone(picture).instances, Predictor.load(run / "model_final.pth")(picture).instances)
 
 
 def test_a_path_an_image_and_an_array_are_the_same_picture(run, picture):
