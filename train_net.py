@@ -20,6 +20,7 @@ import torch
 import defcn_ext  # makes detectron2 importable
 from defcn_ext.config import UserError
 from defcn_ext.data import UnreadableImageError, register_from_config
+from defcn_ext.data.classes import weights_of_run, with_classes
 from defcn_ext.engine import Trainer
 from defcn_ext.engine.checkpointer import Checkpointer
 from defcn_ext.engine.preflight import check_run, load_config
@@ -53,6 +54,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> dict:
     """Results of MODEL.WEIGHTS, or with `resume` of the last checkpoint in OUTPUT_DIR, on DATASETS.TEST."""
     logging.getLogger("defcn_ext").info("detectron2: %s", defcn_ext.PLATFORM)
     register_from_config(cfg)
+    cfg = with_classes(cfg, cfg.DATASETS.TEST, weights_of_run(cfg, resume), keep=True)
     model = Trainer.build_model(cfg)
     with download_told(cfg, resume):
         Checkpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)

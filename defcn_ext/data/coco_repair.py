@@ -63,18 +63,19 @@ def sanitize_coco(content: dict, image_root: str, dirt: Dirt) -> Repaired:
     return Repaired(clean, image_ids.original, category_ids.original)
 
 
-def check_pixels(boxes: Iterable[tuple[list[float], tuple[int, int]]]) -> None:
+def check_pixels(boxes: Iterable[tuple[Any, tuple[Any, Any]]]) -> None:
     """Refuses boxes that are shares of the image (0 to 1), as several tools write them, which would train as dots.
 
     Args:
-        boxes: x, y, width, height (or corners), and (height, width) of the image.
+        boxes: x, y, width, height (or corners), and (height, width) of the image; what is neither is left out.
 
     Raises:
         UserError: nine in ten of the boxes are.
     """
     total = shares = 0
-    for box, size in boxes:
-        if min(size) >= 8 and max(box[2:]) > 0:
+    for given, sides in boxes:
+        box, size = as_box(given), as_size(*sides)
+        if box is not None and max(box[2:]) > 0 and (size is None or min(size) >= 8):
             total += 1
             shares += 0 <= min(box) and max(box) <= 1
     if shares > 0.9 * total:

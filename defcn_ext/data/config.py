@@ -4,10 +4,14 @@ from detectron2.config import CfgNode
 
 
 def add_data_config(cfg: CfgNode) -> None:
-    """Adds DATASETS.REGISTER, DATASETS.CHECK_FILES and the INPUT keys below to `cfg`."""
+    """Adds DATASETS.REGISTER, CLASSES, CHECK_FILES and the INPUT keys below to `cfg`."""
     # One's own COCO-format data: a list of "NAME=JSON:IMAGE_DIR", or in yaml of {name: .., json: .., images: ..}.
     # The names can then be used in DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.REGISTER = ()
+
+    # Names of the model's classes in the order of its outputs. (): those that the checkpoint names, else those of the
+    # first training set. Every data set is matched to them by name, whatever ids its own file gives them.
+    cfg.DATASETS.CLASSES = ()
 
     # "header": before training and evaluation, open every image file and read its header (no pixels): unreadable ones
     # are skipped in training and named in evaluation, and wrong sizes in the json are put right. "none": don't.

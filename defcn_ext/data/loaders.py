@@ -5,7 +5,10 @@ from collections.abc import Iterator
 
 from torch.utils.data import DataLoader
 
+from defcn_ext.config import UserError
+from defcn_ext.data.classes import class_order
 from defcn_ext.data.cleaning import clean_dataset_dicts
+from defcn_ext.data.coco_repair import check_pixels
 from defcn_ext.data.dirt import Dirt
 from defcn_ext.data.headers import Header, probe_headers_together, unreadable
 from defcn_ext.data.mapper import RobustMapper
@@ -30,23 +33,36 @@ def train_dicts(cfg: CfgNode) -> list[dict]:
     Every process of a run must call it: they share the check of the files.
 
     Raises:
-        ValueError: nothing to train on is left.
+        UserError: nothing to train on is left, boxes are no pixels, or the data sets have classes of other names.
     """
     names = list(cfg.DATASETS.TRAIN)
-    # Emptiness is judged after cleaning: an image whose only box has no area is empty.
-    dicts = get_detection_dataset_dicts(names, filter_empty=False)
     dirt = Dirt()
-    classes = MetadataCatalog.get(names[0]).get("thing_classes")
-    records = clean_dataset_dicts(
-        dicts, headers=_headers(cfg, dicts), num_classes=len(classes) if classes else None, dirt=dirt
-    )
+    records = [record for name in names for record in _cleaned(cfg, name, dirt)]
     source = f"DATASETS.TRAIN {', '.join(names)}"
     dirt.log(source)
+    crowds = [a["iscrowd"] for record in records for a in record["annotations"]]
+    if all(crowds):
+        repairs = [MetadataCatalog.get(name).get("repairs") or Dirt() for name in names]
+        found = [line for flaws in (*repairs, dirt) for line in flaws.lines()]
+        found += [f"{len(crowds)} annotations are crowds, which are not trained on"] if crowds else []
+        raise UserError(f"{source}: no image with an object is left: {'; '.join(found) or 'there are no annotations'}")
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         records = filter_images_with_only_crowd_annotations(records)
-    if not any(record["annotations"] for record in records):
-        found = "; ".join(dirt.lines()) or "the json has none"
-        raise ValueError(f"{source}: no image with an object is left of {len(dicts)}: {found}")
+    return records
+
+
+def _cleaned(cfg: CfgNode, name: str, dirt: Dirt) -> list[dict]:
+    """The records of one data set, with the model's classes."""
+    # Emptiness is judged after cleaning: an image whose only box has no area is empty.
+    dicts = get_detection_dataset_dicts([name], filter_empty=False)
+    _check_pixels("DATASETS.TRAIN", name, dicts)
+    classes = MetadataCatalog.get(name).get("thing_classes")
+    count = len(classes) if classes else None
+    records = clean_dataset_dicts(dicts, headers=_headers(cfg, dicts), num_classes=count, dirt=dirt)
+    order = class_order(cfg, name)
+    if order != sorted(order):
+        for annotation in (a for record in records for a in record["annotations"]):
+            annotation["category_id"] = order.index(annotation["category_id"])
     return records
 
 
@@ -127,6 +143,7 @@ def check_test_images(cfg: CfgNode) -> None:
 
 
 def _check_readable(cfg: CfgNode, dataset_name: str, dicts: list[dict]) -> None:
+    _check_pixels("DATASETS.TEST", dataset_name, dicts)
     broken = unreadable(_headers(cfg, dicts) or {})
     if broken:
         path, reason = next(iter(broken.items()))
@@ -134,6 +151,14 @@ def _check_readable(cfg: CfgNode, dataset_name: str, dicts: list[dict]) -> None:
             f"DATASETS.TEST {dataset_name}: {len(broken)} of {len(dicts)} images cannot be read, first {path} "
             f"({reason}): replace them, or take them out of the json"
         )
+
+
+def _check_pixels(key: str, name: str, dicts: list[dict]) -> None:
+    entries = ((a.get("bbox"), d) for d in dicts for a in d.get("annotations") or () if isinstance(a, dict))
+    try:
+        check_pixels((box, (d.get("height"), d.get("width"))) for box, d in entries)
+    except UserError as error:
+        raise UserError(f"{key} {name}: {error}") from None
 
 
 def _headers(cfg: CfgNode, dicts: list[dict]) -> dict[str, Header] | None:

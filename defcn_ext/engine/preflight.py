@@ -17,6 +17,7 @@ from torch import nn
 from defcn_ext.branches import build_branches
 from defcn_ext.config import UserError, add_defcn_config
 from defcn_ext.data.augmentation import build_train_augmentation
+from defcn_ext.data.classes import weights_of_run, with_classes
 from defcn_ext.data.register import FORM, KEY, check_num_classes, register_from_config
 from defcn_ext.engine import solver as solvers
 from defcn_ext.engine.precision import amp_dtype
@@ -118,7 +119,7 @@ def check_run(cfg: CfgNode, args: Namespace) -> None:
         _check_processes(cfg, args)
         _check_output(cfg, args)
         register_from_config(cfg)
-        _check_datasets(cfg, args.eval_only)
+        _check_datasets(cfg, args)
         _check_weights(cfg, args)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
@@ -173,7 +174,8 @@ def _check_output(cfg: CfgNode, args: Namespace) -> None:
         )
 
 
-def _check_datasets(cfg: CfgNode, eval_only: bool) -> None:
+def _check_datasets(cfg: CfgNode, args: Namespace) -> None:
+    eval_only = args.eval_only
     if not (cfg.DATASETS.TEST if eval_only else cfg.DATASETS.TRAIN):
         raise ValueError(f"{'DATASETS.TEST' if eval_only else 'DATASETS.TRAIN'} names no data set")
     train = () if eval_only else cfg.DATASETS.TRAIN
@@ -184,6 +186,8 @@ def _check_datasets(cfg: CfgNode, eval_only: bool) -> None:
             _check_files(key, name)
         if cfg.MODEL.META_ARCHITECTURE == "DeFCN":
             check_num_classes(cfg, names)
+    weights = weights_of_run(cfg, args.resume)
+    with_classes(cfg, (*train, *cfg.DATASETS.TEST), weights, keep=args.resume or args.eval_only)
 
 
 def _check_files(key: str, name: str) -> None:

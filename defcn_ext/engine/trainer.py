@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from defcn_ext import PLATFORM
+from defcn_ext.data.classes import weights_of_run, with_classes
 from defcn_ext.data.loaders import build_test_loader, check_test_images, num_files, train_dicts
 from defcn_ext.data.mapper import RobustMapper
 from defcn_ext.data.register import check_num_classes, register_from_config
@@ -58,6 +59,7 @@ class Trainer(DefaultTrainer):
         register_from_config(cfg)
         if cfg.MODEL.META_ARCHITECTURE == "DeFCN":
             check_num_classes(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))
+        cfg = with_classes(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST), weights_of_run(cfg, resume=True))
         check_test_images(cfg)
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.start_iter, self.max_iter = 0, cfg.SOLVER.MAX_ITER

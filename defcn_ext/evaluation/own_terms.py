@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from defcn_ext._text import write_whole
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Instances
 from detectron2.utils import comm
 
 RESULT_FILE = "coco_instances_results.json"
@@ -18,16 +21,33 @@ Ids = Mapping[Any, Any]
 
 
 class OwnTermsEvaluator(COCOEvaluator):
-    """COCOEvaluator whose result file speaks of images and categories as the user's json does.
+    """COCOEvaluator that meets the data set's own classes, and whose result file has the ids of the user's json.
 
     A json whose ids had to be replaced to be read (see `defcn_ext.data.ids`) keeps them in the metadata's
     `original_ids`; the file of results gets them back after the evaluation.
     """
 
-    def __init__(self, dataset_name: str, *, output_dir: str | None = None, **kwargs: Any):
+    def __init__(self, dataset_name: str, *, classes: Sequence[int] = (), output_dir: str | None = None, **kwargs: Any):
+        """
+        Args:
+            classes: for each class of the model, its index in the data set; () where they are the same.
+            output_dir: as for COCOEvaluator, like what is in `kwargs`.
+        """
         super().__init__(dataset_name, output_dir=output_dir, **kwargs)
+        self._classes = torch.tensor(classes, dtype=torch.long) if list(classes) != sorted(classes) else None
         self._results_in = output_dir
         self._original: Mapping[str, Ids] = MetadataCatalog.get(dataset_name).get("original_ids") or {}
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """As COCOEvaluator's; `pred_classes` are the model's."""
+        super().process(inputs, [self._in_own_terms(output) for output in outputs])
+
+    def _in_own_terms(self, output: dict) -> dict:
+        if self._classes is None or "instances" not in output:
+            return output
+        found = output["instances"].to("cpu")
+        own = Instances(found.image_size, **{**found.get_fields(), "pred_classes": self._classes[found.pred_classes]})
+        return {**output, "instances": own}
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict:
         """As COCOEvaluator's."""

@@ -5,7 +5,14 @@ import os
 
 import pytest
 
-from defcn_ext.data import UnreadableImageError, add_data_config, build_test_loader, build_train_loader
+from defcn_ext.config import UserError
+from defcn_ext.data import (
+    UnreadableImageError,
+    add_data_config,
+    build_test_loader,
+    build_train_loader,
+    register_from_config,
+)
 from defcn_ext.data.loaders import BlankCounter, check_test_images, train_dicts
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -72,10 +79,38 @@ def test_emptiness_is_judged_after_cleaning(cfg, register):
 
 def test_nothing_to_train_on_is_explained(cfg, register):
     register({"gone.jpg": [GOOD], "a.jpg": [[99, 99, 5, 5]]})
-    with pytest.raises(
-        ValueError, match=r"TRAIN dirty: no image with an object is left of 2: 1 unreadable .*gone\.jpg"
-    ):
+    with pytest.raises(ValueError, match=r"TRAIN dirty: no image with an object is left: 1 unreadable .*gone\.jpg"):
         train_dicts(cfg)
+
+
+def test_why_no_object_is_left(cfg, register, make_json, make_image, coco_image, tmp_path):
+    make_image("a.jpg")
+    images, root = [coco_image(1, "a.jpg")], tmp_path / "images"
+    box = {"id": 1, "image_id": 1, "category_id": 2, "bbox": [1, 2]}
+    for name, annotations, why in (
+        ("none", [], "there are no annotations"),
+        ("boxless", [box], r"1 annotations whose bbox is not four finite numbers: skipped \(first: id 1 in a\.jpg"),
+        (
+            "crowds",
+            [{**box, "bbox": [1, 2, 3, 4], "iscrowd": "1"}],
+            "1 annotations are crowds, which are not trained on",
+        ),
+    ):
+        cfg.DATASETS.REGISTER = (f"{name}={make_json(images, annotations, name=f'{name}.json')}:{root}",)
+        cfg.DATASETS.TRAIN, cfg.OUTPUT_DIR = (name,), str(tmp_path / "out")
+        register_from_config(cfg)
+        for empty_too in (False, True):
+            cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = empty_too
+            with pytest.raises(UserError, match=f"TRAIN {name}: no image with an object is left: .*{why}"):
+                train_dicts(cfg)
+
+
+def test_shares_of_the_image_are_refused_in_any_data_set(cfg, register):
+    register({"a.jpg": [[0.1, 0.2, 0.3, 0.4]], "b.jpg": [[0.5, 0.2, 0.25, 0.1]]})
+    with pytest.raises(UserError, match="TRAIN dirty: 2 of 2 boxes lie between 0 and 1: they are shares"):
+        train_dicts(cfg)
+    with pytest.raises(UserError, match="TEST dirty: 2 of 2 boxes lie between 0 and 1: they are shares"):
+        check_test_images(cfg)
 
 
 def test_unchecked_files_are_met_in_training(cfg, register):
