@@ -6,6 +6,7 @@ from typing import Any
 from defcn_ext.data.dirt import Dirt
 from defcn_ext.data.headers import Header
 from defcn_ext.data.numbers import as_box, as_flag, as_index, as_size, shown
+from defcn_ext.data.sizes import Placement, place
 from detectron2.structures import BoxMode
 
 MIN_SIDE = 0.01  # pixels; thinner boxes are slips of the mouse, and no prediction can match them
@@ -23,10 +24,11 @@ def clean_dataset_dicts(
 ) -> list[dict]:
     """Skips or repairs what would stop training. The input is not modified.
 
-    Skipped: records without file name or with an unreadable file; annotations whose box is not four finite numbers,
-    has no area, or lies outside the image, or whose class is no class. Repaired: sizes that disagree with the file
-    (the file wins, boxes stay), boxes partly outside (clipped), integer boxes (become floats, which Detectron2 does
-    not truncate), missing `annotations` (an image without objects is an ordinary image).
+    Skipped: records without file name, with an unreadable file, or with a size that nothing explains; annotations whose
+    box is not four finite numbers, has no area, or lies outside the image, or whose class is no class. Repaired: sizes
+    that disagree with the file (the file wins; boxes are turned and resized where `place` says so), boxes partly
+    outside (clipped), integer boxes (become floats, which Detectron2 does not truncate), missing `annotations` (an
+    image without objects is an ordinary image).
 
     Args:
         dicts: records in Detectron2's format; boxes XYXY_ABS, XYWH_ABS or XYWHA_ABS, in pixels of the file.
@@ -38,8 +40,10 @@ def clean_dataset_dicts(
     """
     found = Dirt() if dirt is None else dirt
     records = []
-    for original in dicts:
-        record = _clean_record(original, headers, num_classes, found)
+    dicts = list(dicts)
+    places = [Placement()] * len(dicts) if headers is None else place(dicts, headers, found)
+    for original, placement in zip(dicts, places):
+        record = _clean_record(original, headers, placement, num_classes, found)
         if record is not None and (record["annotations"] or not drop_empty):
             records.append(record)
     if dirt is None:
@@ -47,14 +51,18 @@ def clean_dataset_dicts(
     return records
 
 
-def _clean_record(original: dict, headers: Mapping[str, Header] | None, num_classes: int | None, dirt: Dirt):
+def _clean_record(
+    original: dict, headers: Mapping[str, Header] | None, placement: Placement, num_classes: int | None, dirt: Dirt
+) -> dict | None:
     name = original.get("file_name")
     if not isinstance(name, str) or not name:
         dirt.add("records without a file name: skipped", f"image_id {shown(original.get('image_id'))}")
         return None
     record = dict(original)
-    if headers is not None and not _apply_header(record, headers.get(name, "not checked"), dirt):
+    if placement.refused or (headers is not None and not _apply_header(record, headers.get(name, "not checked"), dirt)):
         return None
+    if placement.frame:
+        record["annotations"] = [placement.frame.annotation(a) for a in record.get("annotations") or ()]
     size = as_size(record.get("height"), record.get("width"))
     if size:
         record["height"], record["width"] = size
@@ -73,11 +81,9 @@ def _apply_header(record: dict, header: Header, dirt: Dirt) -> bool:
     if isinstance(header, str):
         dirt.add("unreadable image files: skipped", f"{name}: {header}")
         return False
-    claimed = (record.get("height"), record.get("width"))
-    if claimed == header[::-1] and claimed != header:
-        dirt.add("images whose height and width are swapped, by EXIF rotation or mistake: the file's are used", name)
-    elif claimed not in (header, (None, None)):
-        dirt.add("images whose height or width is not that of the file: the file's is used", name)
+    claimed = record.get("height"), record.get("width")
+    if claimed != (None, None) and as_size(*claimed) is None:
+        dirt.add("images whose height and width are no numbers: the file's are used", name)
     record["height"], record["width"] = header
     return True
 

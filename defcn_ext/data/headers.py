@@ -22,11 +22,23 @@ ORIENTATION_TAG = 0x0112
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 PROGRESS_SECONDS = 10.0
 
+
+class FileSize(tuple[int, int]):
+    """(height, width) in pixels, as `read_image` turns the image, and EXIF's number of that turn (1 for none)."""
+
+    orientation: int
+
+    def __new__(cls, size: tuple[int, int], orientation: int = 1) -> "FileSize":
+        own = super().__new__(cls, size)
+        own.orientation = orientation
+        return own
+
+
 Header = tuple[int, int] | str  # (height, width) in pixels as `read_image` would return it, or why it is unreadable
 
 
 def probe_header(path: str) -> Header:
-    """(height, width) after EXIF rotation, or a message. Pixels are not decoded."""
+    """`FileSize` after EXIF rotation, or a message. Pixels are not decoded."""
     try:
         check_regular(path)
         with PathManager.open(path, "rb") as file, Image.open(file) as image:
@@ -34,10 +46,12 @@ def probe_header(path: str) -> Header:
             width, height = image.size
             # Pillow decodes a whole PNG to look for EXIF behind the pixels; `read_image` gains nothing from that.
             has_exif = image.format != "PNG" or "exif" in image.info
-            turned = has_exif and image.getexif().get(ORIENTATION_TAG) in TURNED
+            orientation = image.getexif().get(ORIENTATION_TAG) if has_exif else 1
     except UNREADABLE as error:
         return f"{type(error).__name__}: {error}"
-    return (width, height) if turned else (height, width)
+    if orientation not in range(1, 9):
+        orientation = 1
+    return FileSize((width, height) if orientation in TURNED else (height, width), orientation)
 
 
 def probe_headers(paths: Iterable[str], *, workers: int = 8) -> dict[str, Header]:

@@ -13,6 +13,7 @@ from defcn_ext.data.dirt import Dirt
 from defcn_ext.data.headers import Header, probe_headers_together, unreadable
 from defcn_ext.data.mapper import RobustMapper
 from defcn_ext.data.pixels import UnreadableImageError
+from defcn_ext.data.sizes import place
 from detectron2.config import CfgNode
 from detectron2.data import (
     MetadataCatalog,
@@ -84,9 +85,11 @@ def build_test_loader(cfg: CfgNode, dataset_name: str, mapper=None):
     Raises:
         UnreadableImageError: an image cannot be opened, told before the evaluation; or, in its middle, too many that
             can be opened cannot be decoded.
+        UserError: it is not known where the boxes of an image lie; see `place`.
     """
-    dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)
-    _check_readable(cfg, dataset_name, dicts)
+    dirt = Dirt()
+    dicts = _checked(cfg, dataset_name, dirt)
+    dirt.log(f"DATASETS.TEST {dataset_name}")
     mapper = mapper or RobustMapper(cfg, False)
     loader = build_detection_test_loader(dicts, mapper=mapper, num_workers=cfg.DATALOADER.NUM_WORKERS)
     return BlankCounter(loader, dataset_name)
@@ -136,21 +139,32 @@ def check_test_images(cfg: CfgNode) -> None:
     Every process of a run must call it, as `train_dicts`.
 
     Raises:
-        UnreadableImageError: an image cannot be opened.
+        UnreadableImageError, UserError: as `build_test_loader`.
     """
     for name in cfg.DATASETS.TEST:
-        _check_readable(cfg, name, get_detection_dataset_dicts([name], filter_empty=False))
+        _checked(cfg, name, Dirt())
 
 
-def _check_readable(cfg: CfgNode, dataset_name: str, dicts: list[dict]) -> None:
+def _checked(cfg: CfgNode, dataset_name: str, dirt: Dirt) -> list[dict]:
+    """The records of a test set; those whose boxes lie in another picture than the file have its `frame`."""
+    dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)
     _check_pixels("DATASETS.TEST", dataset_name, dicts)
-    broken = unreadable(_headers(cfg, dicts) or {})
+    headers = _headers(cfg, dicts) or {}
+    broken = unreadable(headers)
     if broken:
         path, reason = next(iter(broken.items()))
         raise UnreadableImageError(
             f"DATASETS.TEST {dataset_name}: {len(broken)} of {len(dicts)} images cannot be read, first {path} "
             f"({reason}): replace them, or take them out of the json"
         )
+    places = place(dicts, headers, dirt)
+    refused = next((p.refused for p in places if p.refused), None)
+    if refused:
+        raise UserError(
+            f"DATASETS.TEST {dataset_name}: {dirt.counts[refused]} {refused} (first: {dirt.first[refused]}): put the "
+            "files right, or the json; without height and width in the json boxes count as pixels of the file"
+        )
+    return [{**d, "frame": p.frame} if p.frame else d for d, p in zip(dicts, places)]
 
 
 def _check_pixels(key: str, name: str, dicts: list[dict]) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from defcn_ext._text import write_whole
+from defcn_ext.data.frames import Frame
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 
 RESULT_FILE = "coco_instances_results.json"
@@ -21,7 +22,7 @@ Ids = Mapping[Any, Any]
 
 
 class OwnTermsEvaluator(COCOEvaluator):
-    """COCOEvaluator that meets the data set's own classes, and whose result file has the ids of the user's json.
+    """COCOEvaluator that meets the data set's own classes and pictures, and whose file has the ids of the user's json.
 
     A json whose ids had to be replaced to be read (see `defcn_ext.data.ids`) keeps them in the metadata's
     `original_ids`; the file of results gets them back after the evaluation.
@@ -39,15 +40,22 @@ class OwnTermsEvaluator(COCOEvaluator):
         self._original: Mapping[str, Ids] = MetadataCatalog.get(dataset_name).get("original_ids") or {}
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """As COCOEvaluator's; `pred_classes` are the model's."""
-        super().process(inputs, [self._in_own_terms(output) for output in outputs])
+        """As COCOEvaluator's; `pred_classes` are the model's, and all positions pixels of the image as it was read.
 
-    def _in_own_terms(self, output: dict) -> dict:
-        if self._classes is None or "instances" not in output:
+        Args:
+            inputs: where annotations lie in another picture, with its `frame`: see `defcn_ext.data.frames`.
+        """
+        super().process(inputs, [self._in_own_terms(*pair) for pair in zip(inputs, outputs)])
+
+    def _in_own_terms(self, record: dict, output: dict) -> dict:
+        frame = record.get("frame")
+        if "instances" not in output or (self._classes is None and frame is None):
             return output
         found = output["instances"].to("cpu")
-        own = Instances(found.image_size, **{**found.get_fields(), "pred_classes": self._classes[found.pred_classes]})
-        return {**output, "instances": own}
+        fields = found.get_fields() if frame is None else _within(found, frame.inverse())
+        if self._classes is not None:
+            fields = {**fields, "pred_classes": self._classes[found.pred_classes]}
+        return {**output, "instances": Instances(frame.size if frame else found.image_size, **fields)}
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict:
         """As COCOEvaluator's."""
@@ -55,6 +63,20 @@ class OwnTermsEvaluator(COCOEvaluator):
         if self._results_in and comm.is_main_process() and any(self._original.values()):
             put_back(Path(self._results_in) / RESULT_FILE, self._original)
         return results
+
+
+def _within(found: Instances, frame: Frame) -> dict[str, Any]:
+    """The fields of detections with their positions moved by a frame."""
+    fields = dict(found.get_fields())
+    fields["pred_boxes"] = Boxes(torch.from_numpy(frame.boxes(found.pred_boxes.tensor.numpy())).float())
+    if "pred_masks" in fields:
+        masks = [torch.from_numpy(frame.mask(mask.numpy()).astype(bool)) for mask in fields["pred_masks"]]
+        fields["pred_masks"] = torch.stack(masks) if masks else torch.zeros((0, *frame.image), dtype=torch.bool)
+    if "pred_keypoints" in fields:
+        points = fields["pred_keypoints"].clone()
+        points[..., :2] = torch.from_numpy(frame.points(points[..., :2].double().numpy())).float()
+        fields["pred_keypoints"] = points
+    return fields
 
 
 def put_back(path: Path, original: Mapping[str, Ids]) -> None:

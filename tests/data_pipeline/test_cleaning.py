@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from defcn_ext.data.cleaning import clean_dataset_dicts
 from defcn_ext.data.dirt import Dirt
 from defcn_ext.data.numbers import as_floats, as_index
+from defcn_ext.data.sizes import REFUSED, SCALED
 from detectron2.structures import BoxMode
 
 XYWH, XYXY, ROTATED = BoxMode.XYWH_ABS, BoxMode.XYXY_ABS, BoxMode.XYWHA_ABS
@@ -153,9 +154,11 @@ def test_unreadable_files_and_records_without_names_are_skipped():
     ("claimed", "kind"),
     [
         ((40, 60), None),
-        ((60, 40), "images whose height and width are swapped, by EXIF rotation or mistake: the file's are used"),
-        ((80, 60), "images whose height or width is not that of the file: the file's is used"),
-        (("40", None), "images whose height or width is not that of the file: the file's is used"),
+        ((60, 40), "images whose height and width are swapped: the file's are used"),
+        ((80, 30), "images whose height or width is not that of the file, which the boxes fit: the file's is used"),
+        ((40, 61), "images whose height or width is not quite that of the file: the file's is used"),
+        (("40", "60"), None),
+        (("40", None), "images whose height and width are no numbers: the file's are used"),
     ],
 )
 def test_size_of_the_file_wins_and_boxes_stay(claimed, kind):
@@ -165,6 +168,17 @@ def test_size_of_the_file_wins_and_boxes_stay(claimed, kind):
     assert (left["height"], left["width"]) == (40, 60)
     assert left["annotations"][0]["bbox"] == [5, 6, 50, 30]
     assert dirt.counts == ({kind: 1} if kind else {})
+
+
+def test_boxes_follow_an_explained_size_and_an_unexplained_one_is_skipped():
+    dirt = Dirt()
+    resized = record(annotation((10, 12, 60, 40)), height=80, width=120)
+    cropped = record(annotation((5, 6, 20, 10)), height=80, width=60, file_name="b.jpg")
+    headers = {"a.jpg": (40, 60), "b.jpg": (40, 60)}
+    (left,) = clean_dataset_dicts([resized, cropped], headers=headers, dirt=dirt)
+    assert (left["height"], left["width"], left["annotations"][0]["bbox"]) == (40, 60, [5, 6, 30, 20])
+    assert resized["annotations"][0]["bbox"] == [10, 12, 60, 40]
+    assert dirt.counts == {SCALED: 1, REFUSED: 1}
 
 
 def test_sizes_that_are_no_numbers_are_left_to_the_mapper():

@@ -3,10 +3,15 @@
 import itertools
 import os
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as mask_api
 
 from defcn_ext.config import UserError
 from defcn_ext.data import (
+    RobustMapper,
     UnreadableImageError,
     add_data_config,
     build_test_loader,
@@ -14,9 +19,10 @@ from defcn_ext.data import (
     register_from_config,
 )
 from defcn_ext.data.loaders import BlankCounter, check_test_images, train_dicts
+from defcn_ext.evaluation.own_terms import OwnTermsEvaluator
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import BoxMode
+from detectron2.structures import Boxes, BoxMode, Instances
 
 pytestmark = pytest.mark.usefixtures("unregistered")
 
@@ -58,7 +64,7 @@ GOOD = [5.0, 6.0, 20.0, 10.0]
 
 
 def test_training_survives_every_kind_at_once(cfg, register):
-    register({"a.jpg": [GOOD, [1, 1, 0, 0]], "cut.jpg": [GOOD], "gone.jpg": [GOOD], "empty.jpg": []}, width=77)
+    register({"a.jpg": [GOOD, [1, 1, 0, 0]], "cut.jpg": [GOOD], "gone.jpg": [GOOD], "empty.jpg": []}, width=61)
     cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS = False
     names = set()
     for batch in itertools.islice(build_train_loader(cfg), 12):
@@ -111,6 +117,78 @@ def test_shares_of_the_image_are_refused_in_any_data_set(cfg, register):
         train_dicts(cfg)
     with pytest.raises(UserError, match="TEST dirty: 2 of 2 boxes lie between 0 and 1: they are shares"):
         check_test_images(cfg)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("scale", [1, 2])
+def test_boxes_drawn_on_the_stored_pixels_are_found_in_training_and_evaluation(
+    cfg, make_image, make_json, tmp_path, orientation, scale, caplog
+):
+    """Images of 40 x 60 as stored, `scale` times as large when they were annotated, with and without EXIF's turn."""
+    boxes = {"a.png": [10.0, 4.0, 20.0, 10.0], "b.png": [34.0, 22.0, 24.0, 16.0]}
+    images, annotations = [], []
+    for number, (name, box) in enumerate(boxes.items(), start=1):
+        path = make_image(name)
+        pixels = np.zeros((40, 60, 3), np.uint8)
+        x, y, w, h = map(int, box)
+        pixels[y : y + h, x : x + w] = 255
+        exif = Image.Exif()
+        exif[0x0112] = orientation if name == "a.png" else 6  # the second tells how the first was looked at
+        Image.fromarray(pixels).save(path, exif=exif)
+        images.append({"id": number, "file_name": name, "height": 40 * scale, "width": 60 * scale})
+        large = [scale * v for v in box]
+        full = np.zeros((40 * scale, 60 * scale), np.uint8)
+        full[y * scale : (y + h) * scale, x * scale : (x + w) * scale] = 1
+        mask = mask_api.encode(np.asfortranarray(full))
+        mask["counts"] = mask["counts"].decode()
+        fixed = {"id": number, "image_id": number, "category_id": 2, "bbox": large, "iscrowd": 0, "segmentation": mask}
+        annotations.append({**fixed, "area": large[2] * large[3]})
+    cfg.DATASETS.REGISTER = (f"turned={make_json(images, annotations)}:{tmp_path}/images",)
+    cfg.DATASETS.TRAIN = cfg.DATASETS.TEST = ("turned",)
+    cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.RANDOM_FLIP, cfg.MODEL.MASK_ON, cfg.INPUT.MASK_FORMAT = (
+        (0,),
+        "none",
+        True,
+        "bitmask",
+    )
+    cfg.INPUT.MIN_SIZE_TEST = 0
+    cfg.OUTPUT_DIR = str(tmp_path / "out")
+    register_from_config(cfg)
+    for record in train_dicts(cfg):
+        mapped = RobustMapper(cfg, True)(record)
+        white = torch.nonzero(mapped["image"][0] > 128)
+        found = [*white.min(0).values.flip(0).tolist(), *(white.max(0).values.flip(0) + 1).tolist()]
+        assert mapped["instances"].gt_boxes.tensor[0].tolist() == pytest.approx(found)
+        assert torch.equal(mapped["instances"].gt_masks.tensor[0], mapped["image"][0] > 128)
+    evaluator = OwnTermsEvaluator("turned", output_dir=cfg.OUTPUT_DIR)
+    evaluator.reset()
+    caplog.clear()
+    for batch in build_test_loader(cfg, "turned"):
+        evaluator.process(batch, [{"instances": white_box(batch[0])}])
+    told = [r.getMessage() for r in caplog.records if "boxes" in r.getMessage()]
+    assert len(told) == (2 if scale == 2 and orientation == 1 else 1)
+    results = evaluator.evaluate()
+    assert [results[task]["AP"] for task in ("bbox", "segm")] == pytest.approx([100, 100])
+
+
+def white_box(record: dict) -> Instances:
+    """What a perfect detector sees on a black picture with one white box."""
+    white = record["image"][0] > 128
+    places = torch.nonzero(white)
+    box = [*places.min(0).values.flip(0).tolist(), *(places.max(0).values.flip(0) + 1).tolist()]
+    fields = {"pred_boxes": Boxes([box]), "pred_masks": white[None], "scores": torch.ones(1)}
+    return Instances((record["height"], record["width"]), pred_classes=torch.zeros(1, dtype=torch.long), **fields)
+
+
+def test_evaluation_refuses_sizes_that_nothing_explains(cfg, register):
+    register({"a.jpg": [GOOD]}, height=80)
+    message = (
+        r"TEST dirty: 1 images .* not explained .*a\.jpg: 80 x 60, the file has 40 x 60\).*without height and width"
+    )
+    with pytest.raises(UserError, match=message):
+        check_test_images(cfg)
+    with pytest.raises(UserError, match=message):
+        build_test_loader(cfg, "dirty")
 
 
 def test_unchecked_files_are_met_in_training(cfg, register):
