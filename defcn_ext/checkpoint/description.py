@@ -18,16 +18,16 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from .reading import Checkpoint, read_checkpoint
 
 CONFIG, CLASSES = "config", "thing_classes"
-OF_THIS_MACHINE = (("MODEL", "DEVICE"), ("MODEL", "WEIGHTS"), ("OUTPUT_DIR",))
+NOT_SAVED = (("MODEL", "DEVICE"), ("MODEL", "WEIGHTS"), ("OUTPUT_DIR",), ("DATASETS", "CLASSES"))
 
 
 def describe(cfg: CfgNode) -> dict[str, Any]:
     """The entries to save: "config", the whole config as yaml without what belongs to one machine, and "thing_classes",
-    the names of the classes in the order of the model's, where the data sets say them.
+    the names of the classes in the order of the model's, where DATASETS.CLASSES or the data sets say them.
     """
     own = cfg.clone()
     own.defrost()
-    for *parents, key in OF_THIS_MACHINE:
+    for *parents, key in NOT_SAVED:
         node = own
         for name in parents:
             node = node[name]
@@ -37,6 +37,8 @@ def describe(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _class_names(cfg: CfgNode) -> Iterator[list[str]]:
+    if cfg.DATASETS.get("CLASSES"):
+        yield list(cfg.DATASETS.CLASSES)
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         if name in DatasetCatalog:
             classes = MetadataCatalog.get(name).get("thing_classes")

@@ -119,8 +119,9 @@ def check_run(cfg: CfgNode, args: Namespace) -> None:
         _check_processes(cfg, args)
         _check_output(cfg, args)
         register_from_config(cfg)
-        _check_datasets(cfg, args)
+        _check_datasets(cfg, args.eval_only)
         _check_weights(cfg, args)
+        _check_classes(cfg, args)
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error
 
@@ -174,8 +175,7 @@ def _check_output(cfg: CfgNode, args: Namespace) -> None:
         )
 
 
-def _check_datasets(cfg: CfgNode, args: Namespace) -> None:
-    eval_only = args.eval_only
+def _check_datasets(cfg: CfgNode, eval_only: bool) -> None:
     if not (cfg.DATASETS.TEST if eval_only else cfg.DATASETS.TRAIN):
         raise ValueError(f"{'DATASETS.TEST' if eval_only else 'DATASETS.TRAIN'} names no data set")
     train = () if eval_only else cfg.DATASETS.TRAIN
@@ -186,8 +186,6 @@ def _check_datasets(cfg: CfgNode, args: Namespace) -> None:
             _check_files(key, name)
         if cfg.MODEL.META_ARCHITECTURE == "DeFCN":
             check_num_classes(cfg, names)
-    weights = weights_of_run(cfg, args.resume)
-    with_classes(cfg, (*train, *cfg.DATASETS.TEST), weights, keep=args.resume or args.eval_only)
 
 
 def _check_files(key: str, name: str) -> None:
@@ -208,3 +206,8 @@ def _check_weights(cfg: CfgNode, args: Namespace) -> None:
         raise ValueError("--eval-only: give MODEL.WEIGHTS, or --resume for the last checkpoint of OUTPUT_DIR")
     if weights and not found and "://" not in weights and not PathManager.isfile(weights):
         raise FileNotFoundError(f"MODEL.WEIGHTS {weights}: no such file")
+
+
+def _check_classes(cfg: CfgNode, args: Namespace) -> None:
+    names = cfg.DATASETS.TEST if args.eval_only else (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    with_classes(cfg, names, weights_of_run(cfg, args.resume), keep=args.eval_only or args.resume)

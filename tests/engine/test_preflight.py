@@ -139,3 +139,14 @@ def test_an_existing_run_is_not_overwritten(tiny_entry, tmp_path):
     with pytest.raises(UserError, match="already holds a run.*--resume"):
         check_run(cfg, args())
     check_run(cfg, args(resume=True))
+
+
+def test_a_checkpoint_of_other_classes_is_told_before_an_evaluation(tiny_entry, tmp_path):
+    weights = str(tmp_path / "other.pth")
+    torch.save({"model": {"w": torch.zeros(1)}, "thing_classes": ["other"]}, weights)
+    cfg = tiny_cfg(tiny_entry, tmp_path / "out", "DATASETS.TEST", (NAME,), "MODEL.WEIGHTS", weights)
+    with pytest.raises(
+        UserError, match=r"tiny_train has the classes thing; .*other\.pth has other; .*DATASETS\.CLASSES"
+    ):
+        check_run(cfg, args(eval_only=True))
+    check_run(cfg, args())  # fine-tuning
