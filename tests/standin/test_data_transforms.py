@@ -17,6 +17,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.data.detection_utils import SizeMismatchError
 from detectron2.structures import BoxMode
+from tests.standin import says
 
 
 @pytest.fixture(scope="module")
@@ -356,7 +357,13 @@ def test_aug_input(z, golden, image):
     assert facts["image_is_keyword_or_first"] and T.AugInput(image=image).image is image
 
 
-@pytest.mark.parametrize("bad", [np.zeros((4, 4), dtype="int64"), np.zeros((1, 4, 4, 3), dtype="uint8")])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        pytest.param(np.zeros((4, 4), dtype="int64"), marks=pytest.mark.standin_only("integers of other sizes too")),
+        np.zeros((1, 4, 4, 3), dtype="uint8"),
+    ],
+)
 def test_aug_input_refuses_what_is_no_image(bad):
     with pytest.raises(AssertionError):
         T.AugInput(bad)
@@ -409,7 +416,7 @@ def test_arguments_of_get_transform_name_inputs(z, golden, image):
     assert single["ok"] and type(AnyName()(inputs)).__name__ == single["type"]
     assert raised(NeedsMore(), inputs) == golden["augmentation_missing_input"]["raises"]
     assert raised(ReturnsNothing(), inputs) == golden["augmentation_wrong_return"]["raises"]
-    with pytest.raises(TypeError, match="inputs"):
+    with pytest.raises(TypeError, match=says("inputs")):
         Variadic()(inputs)
 
 
@@ -583,9 +590,9 @@ def test_keypoints_swap_sides_when_mirrored():
     expected[2] = 20, 5, 2
     np.testing.assert_array_equal(done["keypoints"], expected)
     assert utils.annotations_to_instances([done], (20, 30)).gt_keypoints.tensor.shape == (1, 17, 3)
-    with pytest.raises(ValueError, match="hflip"):
+    with pytest.raises(ValueError, match=says("hflip")):
         utils.transform_keypoint_annotations(keypoints.flatten(), flip, (20, 30))
-    with pytest.raises(ValueError, match="17"):
+    with pytest.raises(ValueError, match=says("17")):
         utils.transform_keypoint_annotations(keypoints.flatten(), flip, (20, 30), [0])
 
 

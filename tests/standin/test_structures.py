@@ -25,6 +25,7 @@ from detectron2.structures import (
 )
 from detectron2.structures.boxes import matched_pairwise_iou, pairwise_intersection
 from tests.conftest import FACTS
+from tests.standin import says
 
 ARRAYS = np.load(FACTS / "golden_structures.npz")
 GOLDEN = json.loads((FACTS / "golden_structures.json").read_text())
@@ -563,11 +564,17 @@ class TestMasks:
         masks = self.polygons()
         by_mask = masks[torch.tensor([True, False, True])]
         by_index = masks[torch.tensor([0, 2])]
-        for chosen in (by_mask, by_index, masks[[0, 2]], masks[::2], masks[np.array([True, False, True])]):
+        for chosen in (by_mask, by_index, masks[[0, 2]], masks[::2]):
             assert [of_object[0].tolist() for of_object in chosen] == [masks.polygons[i][0].tolist() for i in (0, 2)]
         assert len(PolygonMasks.cat([masks, by_mask])) == 5
         assert PolygonMasks([[]]).nonempty().tolist() == [False]
         assert len(PolygonMasks([]).get_bounding_boxes()) == 0
+
+    @pytest.mark.standin_only("a mask of numpy as an index")
+    def test_polygons_are_indexed_by_a_mask_of_numpy(self):
+        masks = self.polygons()
+        chosen = masks[np.array([True, False, True])]
+        assert [of_object[0].tolist() for of_object in chosen] == [masks.polygons[i][0].tolist() for i in (0, 2)]
 
     def test_bitmasks(self):
         masks = self.bitmasks()
@@ -594,17 +601,17 @@ class TestMasks:
         assert BitMasks.cat([masks, chosen]).tensor.shape == (5, self.HEIGHT, self.WIDTH)
         assert BitMasks.from_polygon_masks([], 3, 4).tensor.shape == (0, 3, 4)
         assert BitMasks(np.ones((1, 2, 2), dtype=np.uint8)).to("cpu").tensor.dtype == torch.bool
-        with pytest.raises(AssertionError, match="G, H, W"):
+        with pytest.raises(AssertionError, match=says("G, H, W")):
             BitMasks(torch.zeros(3, 3))
 
     def test_roi_masks(self):
         masks = ROIMasks(torch.tensor([[[1.0]], [[0.2]]]))
-        boxes = torch.tensor([[1.0, 0.0, 3.0, 2.0], [0.0, 0.0, 4.0, 3.0]])
+        boxes = Boxes([[1.0, 0.0, 3.0, 2.0], [0.0, 0.0, 4.0, 3.0]])
         pasted = masks.to_bitmasks(boxes, 3, 4)
         assert pasted.tensor[0].int().tolist() == [[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
         assert not pasted.tensor[1].any()
         assert len(masks[:1]) == 1
-        with pytest.raises(ValueError, match="R, M, M"):
+        with pytest.raises(ValueError, match=says("R, M, M")):
             ROIMasks(torch.ones(2, 2))
 
 
@@ -615,7 +622,7 @@ class TestKeypoints:
         assert keypoints[1].tensor.tolist() == [[[5.0, 6.0, 1.0], [7.0, 8.0, 2.0]]]
         assert len(keypoints[torch.tensor([False, True])]) == 1
         assert len(Keypoints.cat([keypoints, keypoints[0]]).to("cpu")) == 3
-        with pytest.raises(AssertionError, match="G, P, 3"):
+        with pytest.raises(AssertionError, match=says("G, P, 3")):
             Keypoints(np.zeros((2, 17, 2)))
 
 

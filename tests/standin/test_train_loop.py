@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import threading
 import time
 
 import pytest
@@ -22,6 +23,7 @@ from detectron2.engine import (
 )
 from detectron2.utils.events import EventWriter, JSONWriter, get_event_storage
 from tests.conftest import FACTS
+from tests.standin import says
 
 GOLDEN = json.loads((FACTS / "golden_training.json").read_text())
 
@@ -163,7 +165,7 @@ def test_recorded_scalars(case):
     expected = GOLDEN["simple_trainer_scalars"][case]
     if isinstance(expected, dict):
         trainer = make_trainer(values=[1.0, float(case), 1.0])
-        with pytest.raises(FloatingPointError, match="iteration 1"):
+        with pytest.raises(FloatingPointError, match=says("iteration 1")):
             trainer.train(0, 3)
         updated = trainer.model.weight.item() != pytest.approx(0.9)  # after the first, good step
         assert updated == expected["weights_were_updated"]
@@ -190,7 +192,7 @@ def test_train_mode():
     assert model.training == GOLDEN["simple_trainer_puts_model_in_train_mode"]
     model.eval()
     assert GOLDEN["simple_trainer_eval_mode_model"] == "AssertionError"
-    with pytest.raises(AssertionError, match="eval mode"):
+    with pytest.raises(AssertionError, match=says("eval mode")):
         trainer.train(0, 1)
 
 
@@ -219,6 +221,7 @@ def test_metrics_are_gathered_every_few_iterations():
     assert [iteration for _, iteration in trainer.storage.history("total_loss").values()] == [3, 7]
 
 
+@pytest.mark.standin_only("hooks after the training see all that the thread wrote")
 def test_metrics_written_in_a_thread_are_complete_and_under_their_iteration(monkeypatch):
     write = SimpleTrainer.write_metrics
     slow = staticmethod(lambda *args: (time.sleep(0.01), write(*args)))
@@ -232,12 +235,14 @@ def test_metrics_written_in_a_thread_are_complete_and_under_their_iteration(monk
     assert seen == [2]
 
 
+@pytest.mark.standin_only("an error of the thread is not lost")
 def test_metrics_written_in_a_thread_raise_in_the_next_step():
-    spy = Spy()
+    spy, threads = Spy(), threading.active_count()
     trainer = make_trainer(values=[1.0, math.nan, 1.0, 1.0], hook_list=[spy], async_write_metrics=True)
-    with pytest.raises(FloatingPointError, match="iteration 1"):
+    with pytest.raises(FloatingPointError, match=says("iteration 1")):
         trainer.train(0, 4)
     assert spy.calls[-1] == "after_train trainer.iter=2 storage.iter=2"
+    assert threading.active_count() == threads
 
 
 def test_prefix_of_the_total_loss():
@@ -260,7 +265,7 @@ def test_the_loader_can_be_replaced():
 
 
 def test_register_hooks_takes_hooks_only():
-    with pytest.raises(AssertionError, match="HookBase"):
+    with pytest.raises(AssertionError, match=says("HookBase")):
         make_trainer().register_hooks([lambda: None])
 
 
@@ -291,7 +296,8 @@ def test_state_of_hooks(lines):
     other = make_trainer(hook_list=[keeper])
     other.load_state_dict(state)
     assert (other.iter, keeper.value) == (7, 1)
-    assert [(level, text) for _, level, text in lines()] == [("WARNING", "No hook OtherKeeper to load a state into")]
+    ((_, level, text),) = lines()
+    assert level == "WARNING" and re.search(says("No hook OtherKeeper to load a state into"), text)
     assert "hooks" not in make_trainer().state_dict()
 
 
@@ -422,9 +428,9 @@ def test_best_checkpoint_needs_its_metric(tmp_path, lines):
     trainer = make_trainer()
     trainer.register_hooks([BestCheckpointer(2, Checkpointer(trainer.model, str(tmp_path)), "bbox/AP")])
     trainer.train(0, 2)
-    assert [level for *_, level, text in lines() if "'bbox/AP'" in text] == ["WARNING"]
+    assert [level for *_, level, text in lines() if "bbox/AP" in text] == ["WARNING"]
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(AssertionError, match="mode"):
+    with pytest.raises(AssertionError, match=says("mode")):
         BestCheckpointer(2, None, "bbox/AP", mode="best")
 
 
@@ -486,7 +492,7 @@ def test_precise_bn_replaces_running_statistics():
 def test_precise_bn_without_layers_is_off(lines):
     hook = hooks.PreciseBN(1, nn.Linear(1, 1), [], 2)
     make_trainer(hook_list=[hook]).train(0, 1)
-    assert "PreciseBN is off" in lines()[0][2]
+    assert "PreciseBN" in lines()[0][2]
 
 
 @pytest.mark.parametrize("old", [False, True])
@@ -509,6 +515,7 @@ def test_profiler_for_tensorboard(tmp_path):
     assert len(list(folder.glob("worker0*.json"))) == 1
 
 
+@pytest.mark.standin_only("the text of the report")
 def test_memory_is_reported_a_few_times_only(monkeypatch, lines):
     cuda = {"is_available": True, "memory_summary": "the summary", "reset_peak_memory_stats": None}
     cuda |= {"max_memory_reserved": 8 << 20, "memory_reserved": 4 << 20}
@@ -526,7 +533,7 @@ def test_amp_trainer_needs_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     model = Weight()
     trainer = AMPTrainer(model, [torch.ones(1)], torch.optim.SGD(model.parameters(), 0.1))
-    with pytest.raises(AssertionError, match="CUDA"):
+    with pytest.raises(AssertionError, match=says("CUDA")):
         trainer.train(0, 1)
 
 
@@ -555,6 +562,7 @@ class Scaler:
         self.loaded = state
 
 
+@pytest.mark.standin_only("a scaler that needs no GPU")
 def test_amp_trainer_scales_gradients(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     model, seen = Weight(), []

@@ -170,7 +170,7 @@ class SimpleTrainer(TrainerBase):
         self.zero_grad_before_forward = zero_grad_before_forward
         self.async_write_metrics = async_write_metrics
         self._data_iterator = None
-        self._recorder = ThreadPoolExecutor(max_workers=1) if async_write_metrics else None
+        self._recorder: ThreadPoolExecutor | None = None
         self._recording: Future | None = None
 
     def run_step(self):
@@ -238,6 +238,9 @@ class SimpleTrainer(TrainerBase):
         try:
             self._finish_recording()
         finally:
+            if self._recorder is not None:  # its thread must not outlive the storage that it writes to
+                self._recorder.shutdown()
+                self._recorder = None
             super().after_train()
 
     @property
@@ -262,10 +265,11 @@ class SimpleTrainer(TrainerBase):
             return
         # Detached here: the thread must not keep a graph alive that the next step needs the memory of.
         arguments = ({name: torch.as_tensor(loss).detach() for name, loss in loss_dict.items()}, data_time)
-        if self._recorder is None:
+        if not self.async_write_metrics:
             self.write_metrics(*arguments, self.iter, prefix)
         else:
             self._finish_recording()
+            self._recorder = self._recorder or ThreadPoolExecutor(max_workers=1)
             self._recording = self._recorder.submit(self.write_metrics, *arguments, self.iter, prefix)
 
     def _finish_recording(self) -> None:
