@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 LANES = 64  # entries; a multiple of what torch's vector loops take at a time
@@ -31,13 +30,20 @@ def alike(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """
     if inputs[0].device.type != "cpu":
         return function(*inputs)
-    shape = torch.broadcast_shapes(*(x.shape for x in inputs))
+    shape = inputs[0].shape if len(inputs) == 1 else torch.broadcast_shapes(*(x.shape for x in inputs))
     count = shape.numel()
-    columns = [F.pad(x.expand(shape).reshape(-1), (0, -count % LANES), value=1.0) for x in inputs]
+    columns = [_body(x, shape, count) for x in inputs]
     if count <= BLOCK:
         return function(*columns)[:count].view(shape)
     blocks = zip(*(x.split(BLOCK) for x in columns))
     return torch.cat([function(*block) for block in blocks])[:count].view(shape)
+
+
+def _body(x: Tensor, shape: torch.Size, count: int) -> Tensor:
+    """The entries in a row, and ones behind them up to a multiple of LANES."""
+    body = x.new_ones(count + -count % LANES)
+    body[:count].view(shape).copy_(x)
+    return body
 
 
 def power(base: Tensor, exponent: float) -> Tensor:

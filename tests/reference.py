@@ -111,13 +111,15 @@ def dense_atss(points, gt_boxes, k=9, scale=8):
     return {r: g for r, (_, g) in best.items()}
 
 
-def dense_anchor(points, gt_boxes, scale=4):
-    """{point: object}: the square of highest IoU over all levels, of equal ones the nearest; the larger IoU wins it."""
+def dense_anchor(points, gt_boxes, scale=4, ties="first"):
+    """{point: object}: the square of highest IoU over all levels, of equal ones the first; the larger IoU wins it."""
     iou, best = dense_square_iou(points, gt_boxes, scale), {}
     for g, box in enumerate(gt_boxes):
-        equal = (iou[g] >= iou[g].max() * (1 - 1e-6)).nonzero().squeeze(1)
-        middle = (box[:2] + box[2:]) / 2
-        r = int(equal[(points.xy[equal] - middle).square().sum(1).argmin()])
+        r = int(np.flatnonzero(iou[g].numpy() == iou[g].max().item())[0])
+        if ties == "nearest":
+            equal = (iou[g] >= iou[g].max() * (1 - 1e-6)).nonzero().squeeze(1)
+            middle = (box[:2] + box[2:]) / 2
+            r = int(equal[(points.xy[equal] - middle).square().sum(1).argmin()])
         if iou[g, r] > best.get(r, (0, None))[0]:
             best[r] = (iou[g, r].item(), g)
     return {r: g for r, (_, g) in best.items()}
@@ -136,14 +138,17 @@ def dense_center(points, gt_boxes):
     return {r: g for r, (_, g) in best.items()}
 
 
-def dense_retinanet(anchors, gt_boxes, positive=0.5, negative=0.4, tie=1e-5):
-    """{anchor: object} and the set of ignored anchors, from the full matrix (20-date section 3)."""
+def dense_retinanet(anchors, gt_boxes, positive=0.5, negative=0.4, tie=0.0):
+    """{anchor: object} and the set of ignored anchors, from the full matrix (20-date section 3).
+
+    With `tie` 0 the later object wins a claim, else the one of larger IoU.
+    """
     iou = dense_iou(anchors, gt_boxes).numpy()
     claimed, assigned, ignored = {}, {}, set()
     for g in range(len(gt_boxes)):
         highest = iou[:, g].max()
         for r in np.flatnonzero((iou[:, g] >= highest * (1 - tie)) & (iou[:, g] > 0)):
-            if iou[r, g] > claimed.get(r, (0, None))[0]:
+            if tie == 0 or iou[r, g] > claimed.get(r, (0, None))[0]:
                 claimed[r] = (iou[r, g], g)
     for r in range(len(anchors)) if len(gt_boxes) else ():
         g = int(iou[r].argmax())

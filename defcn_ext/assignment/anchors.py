@@ -1,4 +1,4 @@
-"""Step one for anchors: those that overlap an object enough to matter."""
+"""Step one for anchors and squares: those that overlap an object enough to matter."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from defcn_ext.structures import Pairs, Points
 
-from .candidates import Candidates, Quality, rectangles
+from .candidates import Candidates, Quality, check_one_point_a_cell, covering, rectangles
 from .scene import Scene
 from .steps import register_step
 
@@ -38,18 +38,47 @@ def overlapping_anchors(low: float = 0.4) -> Candidates:
             raise ValueError("overlapping_anchors: the branch has no anchors; set its BOX_FORM to delta")
         shape, stride, size = _shapes(points)
         own = padded(scene.image_sizes).flip(-1)[scene.image][:, None] / stride[:, None]
-        size = torch.minimum(size, own.ceil())  # (G, M, 2)
-        middle = (scene.gt_boxes[:, None, :2] + scene.gt_boxes[:, None, 2:]) / 2 / stride[:, None] - points.offset
-        extent = (scene.gt_boxes[:, None, 2:] - scene.gt_boxes[:, None, :2]).clamp(min=0)
-        reach = _reach(middle, extent, shape, stride, size, low)  # (G, M, 2), cells; negative where there are none
-        slack = 1e-3
-        first = (middle - reach - slack).ceil().clamp(min=0).minimum(size).long()
-        last = ((middle + reach + slack).floor() + 1).clamp(min=0).minimum(size).long()
-        last = torch.where(reach < 0, first, last)
-        index, column, row = rectangles(first.flatten(0, 1), last.flatten(0, 1))
-        return _pairs(scene, index, column, row)
+        return _visited(scene, shape, stride, torch.minimum(size, own.ceil()), low)
 
     return candidates
+
+
+@register_step("candidates")
+def best_squares(scale: float = 4.0) -> Candidates:
+    """Of the squares around the points, `scale` strides wide, all that may have the object's highest IoU of all levels.
+
+    Squares inside the object have it together, and so have those that hold it. One that meets no square has none.
+    """
+    if scale <= 0:
+        raise ValueError(f"best_squares: scale must be positive (strides), got {scale}")
+
+    def candidates(scene: Scene, quality: Quality) -> Pairs:
+        points = scene.points
+        check_one_point_a_cell(points, "best_squares")
+        stride = torch.tensor(points.strides, dtype=torch.float32, device=points.xy.device)
+        size = torch.tensor([[(w, h) for h, w in points.sizes]], device=points.xy.device)
+        shape = (scale * stride)[:, None].expand(-1, 2)
+        return _visited(scene, shape, stride, size.expand(scene.num_objects, -1, -1), None)
+
+    return candidates
+
+
+def _visited(scene: Scene, shape: Tensor, stride: Tensor, size: Tensor, low: float | None) -> Pairs:
+    """The pairs in the rectangles of cells that count; see `_reach`.
+
+    Args:
+        shape: (M, 2) width and height of each shape, pixels.
+        stride: (M,) of its level.
+        size: (G, M, 2) columns and rows that have it.
+    """
+    corner, opposite = scene.gt_boxes[:, None].chunk(2, dim=-1)
+    middle = (corner + opposite) / 2 / stride[:, None] - scene.points.offset
+    reach = _reach(middle, (opposite - corner).clamp(min=0), shape, stride, size, low)
+    slack = 1e-3
+    first = (middle - reach - slack).ceil().clamp(min=0).minimum(size).long()
+    last = ((middle + reach + slack).floor() + 1).clamp(min=0).minimum(size).long()
+    last = torch.where(reach < 0, first, last)
+    return _pairs(scene, *rectangles(first.flatten(0, 1), last.flatten(0, 1)))
 
 
 def _shapes(points: Points) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,22 +91,26 @@ def _shapes(points: Points) -> tuple[Tensor, Tensor, Tensor]:
     return corners[:, 2:] - corners[:, :2], stride, size
 
 
-def _reach(middle: Tensor, extent: Tensor, shape: Tensor, stride: Tensor, size: Tensor, low: float) -> Tensor:
-    """How far from the object's centre, in cells, anchors of each shape count; see `overlapping_anchors`."""
+def _reach(middle: Tensor, extent: Tensor, shape: Tensor, stride: Tensor, size: Tensor, low: float | None) -> Tensor:
+    """(G, M, 2) how far from the object's centre, in cells, boxes of each shape count; negative where none does.
+
+    Those count that have the highest IoU of all shapes or, where `low` is given, an IoU of `low`.
+    """
     overlap = torch.minimum(extent, shape)  # (G, M, 2), the most that each axis can overlap
     reach_sum, flat = (extent + shape) / 2, (extent - shape).abs() / 2
     area = extent.prod(-1) + shape.prod(-1)
-
-    needed = low / (1 + low) * area[..., None] / overlap.flip(-1).clamp(min=1e-6)
-    enough = torch.where((needed <= overlap).all(-1, keepdim=True), reach_sum - needed, -stride[:, None])
 
     nearest = middle.round().clamp(min=0).minimum(size - 1)
     distance = (nearest - middle).abs() * stride[:, None]
     intersection = torch.minimum(overlap, reach_sum - distance).clamp(min=0).prod(-1)
     iou = intersection / (area - intersection).clamp(min=1e-6)
     best = (iou >= iou.amax(-1, keepdim=True) * (1 - TIE)) & (iou > 0)
-    claimed = torch.where(best[..., None], torch.maximum(distance, flat), -stride[:, None])
-    return torch.maximum(enough, claimed) / stride[:, None]
+    reach = torch.where(best[..., None], torch.maximum(distance, flat), -stride[:, None])
+    if low is not None:
+        needed = low / (1 + low) * area[..., None] / overlap.flip(-1).clamp(min=1e-6)
+        enough = torch.where((needed <= overlap).all(-1, keepdim=True), reach_sum - needed, -stride[:, None])
+        reach = torch.maximum(reach, enough)
+    return reach / stride[:, None]
 
 
 def _pairs(scene: Scene, index: Tensor, column: Tensor, row: Tensor) -> Pairs:
@@ -89,6 +122,4 @@ def _pairs(scene: Scene, index: Tensor, column: Tensor, row: Tensor) -> Pairs:
     width = torch.tensor([w for _, w in points.sizes], device=index.device)
     start = points.starts
     location = start[level] + (row * width[level] + column) * count + anchor
-    covered = torch.zeros(scene.num_objects, dtype=torch.bool, device=index.device)
-    covered[object] = True
-    return Pairs(location + scene.image[object] * len(points), object, covered=covered)
+    return covering(scene, Pairs(location + scene.image[object] * len(points), object))

@@ -58,7 +58,7 @@ def near(radius: float = 1.7) -> Candidates:
         pairs = square(scene, quality)
         box, location = scene.gt_boxes[pairs.object], scene.location(pairs.point)
         distance = (scene.points.xy[location] - (box[:, :2] + box[:, 2:]) / 2).square().sum(-1).sqrt()
-        return _covering(pairs[distance < radius * scene.points.stride[location]])
+        return covering(scene, pairs[distance < radius * scene.points.stride[location]])
 
     return candidates
 
@@ -69,7 +69,7 @@ def in_box(prior: Candidates) -> Candidates:
 
     def candidates(scene: Scene, quality: Quality) -> Pairs:
         pairs = prior(scene, quality)
-        return _covering(pairs[scene.ltrb(pairs.point, pairs.object).amin(-1) > 0])
+        return covering(scene, pairs[scene.ltrb(pairs.point, pairs.object).amin(-1) > 0])
 
     return candidates
 
@@ -113,14 +113,14 @@ def size_range(prior: Candidates) -> Candidates:
         low, high = _level_ranges(scene)
         level = scene.points.level[scene.location(pairs.point)]
         reach = scene.ltrb(pairs.point, pairs.object).amax(-1)
-        return _covering(pairs[(reach >= low[level]) & (reach <= high[level])])
+        return covering(scene, pairs[(reach >= low[level]) & (reach <= high[level])])
 
     return candidates
 
 
-def _covering(pairs: Pairs) -> Pairs:
+def covering(scene: Scene, pairs: Pairs) -> Pairs:
     """The same pairs, with `covered` according to them."""
-    covered = torch.zeros_like(pairs.covered)
+    covered = torch.zeros(scene.num_objects, dtype=torch.bool, device=pairs.object.device)
     covered[pairs.object] = True
     return replace(pairs, covered=covered)
 
@@ -132,9 +132,7 @@ def _local(radius: float | None, uncovered: str) -> Candidates:
     def candidates(scene: Scene, quality: Quality) -> Pairs:
         check_one_point_a_cell(scene.points, "inside" if radius is None else "center")
         pairs = _enumerate(scene, radius)
-        covered = torch.zeros(scene.num_objects, dtype=torch.bool, device=pairs.object.device)
-        covered[pairs.object] = True
-        pairs = Pairs(pairs.point, pairs.object, covered=covered)
+        pairs = covering(scene, pairs)
         return _with_nearest(scene, pairs) if uncovered == "nearest" else pairs
 
     return candidates

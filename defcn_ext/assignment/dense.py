@@ -7,6 +7,8 @@ that tiles cannot bound, all pairs are asked. Both go a bounded number of pairs 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from defcn_ext.structures import Pairs
 
 from .candidates import Candidates, Quality
+from .overlapping import OverlapSearch
 from .scene import Scene
 from .selection import ranked
 from .steps import register_step
@@ -37,7 +40,7 @@ def best_per_level(k: int = 9) -> Candidates:
 
     def candidates(scene: Scene, quality: Quality) -> Pairs:
         objects = torch.arange(scene.num_objects, device=scene.gt_boxes.device)
-        return _pairs(scene, _Search(scene, quality, by_level=True).best(objects, k))
+        return _complete(scene, [best_points(scene, quality, by_level=True)(objects, k)])
 
     return candidates
 
@@ -55,25 +58,25 @@ def everywhere() -> Candidates:
 
     def candidates(scene: Scene, quality: Quality) -> Pairs:
         objects = torch.arange(scene.num_objects, device=scene.gt_boxes.device)
-        search = _Search(scene, quality)
+        search = best_points(scene, quality)
         if objects.is_cuda:
-            return _pairs(scene, search.best(objects, scene.num_objects))  # k at its largest needs no copy to the host
-        k, kept = FEW, [search.best(objects, FEW)]
+            return _complete(scene, [search(objects, scene.num_objects)])  # k at its largest needs no copy to the host
+        k, kept = FEW, [search(objects, FEW)]
         while len(objects := _contested(kept, len(scene.points))):
             if k < MANY:
                 k *= 2
             elif k == MANY:
                 k = max(2 * k, int(scene.image.bincount().max()))
-                search = _Search(scene, quality, tiled=False)
-            kept = [_without(x, objects) for x in kept] + [search.best(objects, k)]
-        return _pairs(scene, torch.cat(kept, dim=1))
+                search = best_points(scene, quality, tiled=False)
+            kept = [x[~torch.isin(x.object, objects)] for x in kept] + [search(objects, k)]
+        return _complete(scene, kept)
 
     return candidates
 
 
-def _contested(kept: list[Tensor], num_points: int) -> Tensor:
+def _contested(kept: list[Pairs], num_points: int) -> Tensor:
     """Objects that keep fewer points than there are objects that keep one of these, and not all points."""
-    object, point = torch.cat(kept, dim=1).numpy()
+    object, point = (torch.cat(x).numpy() for x in ([x.object for x in kept], [x.point for x in kept]))
     if len(object) == 0:
         return torch.from_numpy(object)
     column = np.unique(point, return_inverse=True)[1]
@@ -82,19 +85,39 @@ def _contested(kept: list[Tensor], num_points: int) -> Tensor:
     return torch.from_numpy(np.flatnonzero((rivals > own) & (own < num_points)))
 
 
-def _without(kept: Tensor, objects: Tensor) -> Tensor:
-    return kept[:, ~torch.isin(kept[0], objects)]
+def _complete(scene: Scene, kept: list[Pairs]) -> Pairs:
+    """All the finds, by object."""
+    covered = torch.ones(scene.num_objects, dtype=torch.bool, device=scene.gt_boxes.device)
+    return replace(_joined(kept) if len(kept) > 1 else kept[0], covered=covered)
 
 
-def _pairs(scene: Scene, kept: Tensor) -> Pairs:
-    """From (2, P) objects and points in any order."""
-    order = kept[0].argsort(stable=True)
-    covered = torch.ones(scene.num_objects, dtype=torch.bool, device=kept.device)
-    return Pairs(kept[1, order], kept[0, order], covered=covered)
+def _joined(parts: list[Pairs]) -> Pairs:
+    """The pairs of all parts with their quality, by object."""
+    point, object, quality = (torch.cat([getattr(x, name) for x in parts]) for name in ("point", "object", "quality"))
+    return Pairs(point, object, quality=quality)[object.argsort(stable=True)]
+
+
+Search = Callable[[Tensor, int], Pairs]
+
+
+def best_points(scene: Scene, quality: Quality, by_level: bool = False, tiled: bool = True) -> Search:
+    """The fastest way to the `k` best points of each of some objects (g,), on all levels together or on each."""
+    exponent = getattr(quality, "iou_exponent", None)
+    if exponent is None or scene.boxes.is_cuda:
+        return _Search(scene, quality, by_level, tiled).best
+    overlapping = OverlapSearch(scene, quality, exponent, by_level)
+
+    def best(objects: Tensor, k: int) -> Pairs:
+        pairs, left_out = overlapping.best(objects, k)
+        if len(left_out):
+            pairs = _joined([pairs, _Search(scene, quality, by_level).best(left_out, k)])
+        return pairs
+
+    return best
 
 
 class _Search:
-    """Finds the best points of objects, on all levels together or on each. Finds are (2, P): objects, their points."""
+    """Finds the best points of objects, on all levels together or on each, for any quality."""
 
     def __init__(self, scene: Scene, quality: Quality, by_level: bool = False, tiled: bool = True):
         self.scene, self.quality = scene, quality
@@ -109,15 +132,15 @@ class _Search:
             )
         self.counts = counts if by_level else [len(self.tiles)]
 
-    def best(self, objects: Tensor, k: int) -> Tensor:
-        """The `k` best points of each of the objects (g,)."""
-        found = [objects.new_zeros(2, 0)]
+    def best(self, objects: Tensor, k: int) -> Pairs:
+        """The `k` best points of each of the objects (g,), with their quality."""
+        found = [Pairs(objects[:0], objects[:0], quality=self.scene.boxes.new_zeros(0))]
         for some in self._chunks(objects):
             value = self._dense(some)
             for part, tiles in zip(value.split(self.counts, dim=1), self.tiles.split(self.counts)):
                 find = self._best_in_tiles if self.bounded else self._best_points
                 found.append(find(some, part, tiles, k))
-        return torch.cat(found, dim=1)
+        return _joined(found)
 
     def _chunks(self, objects: Tensor) -> list[Tensor]:
         """A bounded number of objects at a time, on the CPU of one image."""
@@ -134,13 +157,13 @@ class _Search:
         index = torch.arange(len(self.tiles), device=objects.device)
         return self.quality(scene, image * len(self.tiles) + index, objects[:, None])
 
-    def _best_points(self, objects: Tensor, value: Tensor, points: Tensor, k: int) -> Tensor:
+    def _best_points(self, objects: Tensor, value: Tensor, points: Tensor, k: int) -> Pairs:
         """The best of the points (b, 1), given their quality (g, b)."""
-        best = points[value.topk(min(k, len(points)), dim=1).indices, 0]
-        best = best + self.scene.image[objects, None] * len(self.scene.points)
-        return torch.stack([objects[:, None].expand_as(best), best]).flatten(1)
+        top = value.topk(min(k, len(points)), dim=1)
+        best = points[top.indices, 0] + self.scene.image[objects, None] * len(self.scene.points)
+        return Pairs(best.flatten(), objects.repeat_interleave(best.shape[1]), quality=top.values.flatten())
 
-    def _best_in_tiles(self, objects: Tensor, bound: Tensor, tiles: Tensor, k: int) -> Tensor:
+    def _best_in_tiles(self, objects: Tensor, bound: Tensor, tiles: Tensor, k: int) -> Pairs:
         """The best points in tiles (b, T), given a bound (g, b) of each tile's quality.
 
         The most promising tiles are asked first. Then only those whose bound is above the k-th best point found so far.
@@ -165,7 +188,7 @@ class _Search:
         every_value = torch.cat(values)
         order, rank = ranked(every_row, every_value, every_point)
         kept = order[(rank < k) & (every_value[order] > -math.inf)]
-        return torch.stack([objects[every_row[kept]], every_point[kept]])
+        return Pairs(every_point[kept], objects[every_row[kept]], quality=every_value[kept])
 
     def _ask(self, objects: Tensor, tiles: Tensor) -> tuple[Tensor, Tensor]:
         """(M, T) quality and batch-wide index of the points of tiles (M, T), one tile an object; -inf at no point."""

@@ -17,7 +17,7 @@ from defcn_ext.losses.boxes import paired_iou
 from .candidates import Quality
 from .scene import Scene
 from .steps import register_step
-from .tiles import rises_with_fit
+from .tiles import below_iou, rises_with_fit
 
 WORST = -1e9  # for predictions that are not finite, below all that matching takes
 BELOW_ZERO = -1e-6  # the same for qualities in [0, 1]: worse than a finite prediction of quality 0
@@ -38,7 +38,6 @@ def poto(alpha: float = 0.8, combine: str = "mul") -> Quality:
     if combine not in ("mul", "add"):
         raise ValueError(f"poto: combine must be 'mul' or 'add', got {combine!r}")
 
-    @rises_with_fit
     def quality(scene: Scene, point: Tensor, object: Tensor) -> Tensor:
         score, iou = scene.score(point, object), scene.iou(point, object)
         if combine == "add":
@@ -48,7 +47,7 @@ def poto(alpha: float = 0.8, combine: str = "mul") -> Quality:
         # x ** 0 is 1 even for NaN, so both are asked again
         return torch.nan_to_num(value + 0 * (score + iou), nan=BELOW_ZERO)
 
-    return quality
+    return below_iou(alpha)(quality) if combine == "mul" and alpha > 0 else rises_with_fit(quality)
 
 
 @register_step("quality", "same_for_object")
@@ -74,7 +73,6 @@ def consistency(beta: float = 5.0, form: str = "giou") -> Quality:
     if beta < 0 or form not in ("giou", "iou"):
         raise ValueError(f"consistency: beta >= 0 and form giou or iou must hold; got {beta}, {form!r}")
 
-    @rises_with_fit
     def quality(scene: Scene, point: Tensor, object: Tensor) -> Tensor:
         score = scene.score(point, object)
         if form == "giou":
@@ -83,7 +81,7 @@ def consistency(beta: float = 5.0, form: str = "giou") -> Quality:
             fit = power(scene.iou(point, object), beta)
         return torch.nan_to_num(score * fit, nan=BELOW_ZERO)
 
-    return quality
+    return below_iou(beta)(quality) if form == "iou" and beta > 0 else rises_with_fit(quality)
 
 
 @register_step("quality", "unit")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,9 +14,9 @@ from . import candidates as candidate_steps
 from . import dense
 from . import quality as quality_steps
 from . import selection as selection_steps
-from .anchors import overlapping_anchors
+from .anchors import best_squares, overlapping_anchors
 from .expression import Call, parse_call
-from .scene import make_scene
+from .scene import Scene, make_scene
 from .steps import call_with, check_combination, find_step
 from .weighting import Weighting
 
@@ -48,7 +48,8 @@ class Rule:
 
         Args:
             points: the R points of an image.
-            scores: (N R, K) probabilities; N = 1 for one image.
+            scores: (N R, K) probabilities, or `ScoreView.from_logits` of their logits, which rules with a cost read
+                more precisely: probabilities above 1 - 6e-8 are 1 to float32. N = 1 for one image.
             boxes: (N R, 4) predicted boxes, pixels, not clipped.
             gt_boxes: (G, 4) objects of all images.
             gt_classes: (G,) their classes.
@@ -66,10 +67,16 @@ class Rule:
         """
         scene = make_scene(points, scores, boxes, gt_boxes, gt_classes, image, image_sizes)
         pairs = self.candidates(scene, self.quality)
-        pairs = self.selection(scene, pairs, self.quality(scene, pairs.point, pairs.object))
+        pairs = self.selection(scene, *self._judged(scene, pairs))
         if self.weighting is None:
             return pairs
-        return self.weighting(scene, pairs, self.quality(scene, pairs.point, pairs.object), progress)
+        return self.weighting(scene, *self._judged(scene, pairs), progress)
+
+    def _judged(self, scene: Scene, pairs: Pairs) -> tuple[Pairs, Tensor]:
+        """The pairs and their quality, which is asked only where no earlier step has handed it on."""
+        if pairs.quality is None:
+            pairs = replace(pairs, quality=self.quality(scene, pairs.point, pairs.object))
+        return pairs, pairs.quality
 
 
 def register_rule(name: str) -> Callable[[Callable[..., Rule]], Callable[..., Rule]]:
@@ -196,16 +203,18 @@ def min_cost(
 
 
 @register_rule("Anchor")
-def anchor(scale: float = 4.0) -> Rule:
+def anchor(scale: float = 4.0, ties: str = "first") -> Rule:
     """One-to-one by the square anchor of highest IoU over all levels (DeFCN, Table 1).
-
-    On each level the anchor nearest to the object's centre overlaps it most; of equal ones this one is taken.
 
     Args:
         scale: side of the anchors, in strides; the same as that of the branch's anchors.
+        ties: which of equal ones is taken, such as all inside the object: the "first" in the order of the points (the
+            release), or the "nearest" to the object's centre.
     """
+    if ties not in ("first", "nearest"):
+        raise ValueError(f"Anchor: ties must be 'first' or 'nearest', got {ties!r}")
     return Rule(
-        candidate_steps.nearest_per_level(1),
+        best_squares(scale) if ties == "first" else candidate_steps.nearest_per_level(1),
         quality_steps.square_anchor(scale),
         selection_steps.top_of_object(above=0.0),
     )
@@ -240,15 +249,18 @@ def atss(k: int = 9, scale: float = 8.0) -> Rule:
 
 
 @register_rule("RetinaNet")
-def retinanet(positive: float = 0.5, negative: float = 0.4) -> Rule:
+def retinanet(positive: float = 0.5, negative: float = 0.4, ties: str = "equal") -> Rule:
     """Anchors by their IoU: positive, ignored, background (Lin et al. 2017); every object also claims its best anchors.
 
     Args:
         positive: IoU from which on an anchor is positive.
         negative: IoU below which it is background; between the two it is ignored.
+        ties: which anchors an object claims as its best: "equal" or "near"; see `selection.thresholds`.
     """
     return Rule(
-        overlapping_anchors(low=negative), quality_steps.anchor_iou(), selection_steps.thresholds(positive, negative)
+        overlapping_anchors(low=negative),
+        quality_steps.anchor_iou(),
+        selection_steps.thresholds(positive, negative, ties=ties),
     )
 
 

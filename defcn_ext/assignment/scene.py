@@ -11,7 +11,8 @@ from defcn_ext._elementwise import alike
 from defcn_ext.losses.boxes import normalized_l1, paired_giou, paired_iou
 from defcn_ext.structures import Points, ScoreView
 
-MIN_PROBABILITY = 1e-7  # probabilities nearer to 0 or 1 have this logit, where no logits are given
+# The nearest to 0 and 1 that float32 has: probabilities of 0 and 1 have the logits of these, -87.3 and 16.6
+LEAST, MOST = torch.finfo(torch.float32).tiny, 1 - 2.0**-24
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Scene:
 
 def _logit(probability: Tensor) -> Tensor:
     """NaN where the probability is not finite: an infinity must not look like certainty."""
-    return alike(lambda p: p.logit(eps=MIN_PROBABILITY), probability) + 0 * probability
+    return alike(torch.logit, probability.clamp(LEAST, MOST)) + 0 * probability
 
 
 def make_scene(

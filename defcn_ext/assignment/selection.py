@@ -10,11 +10,13 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from defcn_ext.structures import Pairs
 
+from .candidates import covering
 from .matching import match_pairs
 from .scene import Scene
 from .steps import register_step
@@ -61,7 +63,7 @@ def top_of_object(above: float = -math.inf) -> Selection:
     def select(scene: Scene, pairs: Pairs, quality: Tensor) -> Pairs:
         best = first_of_group(pairs.object, quality, pairs.point)
         best = best[quality[best] > above]
-        return _one_object_a_point(pairs[best], quality[best])
+        return _one_object_a_point(covering(scene, pairs[best]), quality[best])
 
     return select
 
@@ -135,13 +137,13 @@ def mean_plus_std(inside: bool = True) -> Selection:
         keep = (quality >= _thresholds(scene, pairs, quality)[pairs.object]) & (quality > 0)
         if inside:
             keep &= scene.ltrb(pairs.point, pairs.object).amin(-1) > 0
-        return _one_object_a_point(pairs[keep], quality[keep])
+        return _one_object_a_point(covering(scene, pairs[keep]), quality[keep])
 
     return select
 
 
 @register_step("selection", "ranks_points", "unit")
-def thresholds(positive: float = 0.5, negative: float = 0.4, claim: bool = True) -> Selection:
+def thresholds(positive: float = 0.5, negative: float = 0.4, claim: bool = True, ties: str = "equal") -> Selection:
     """One-to-many by fixed thresholds, with an ignore band between them (RetinaNet, section 4.1).
 
     A point goes to the object it suits best; it is a positive from `positive` on, background below `negative`, and
@@ -149,8 +151,12 @@ def thresholds(positive: float = 0.5, negative: float = 0.4, claim: bool = True)
 
     Args:
         claim: an object also takes the points that suit it best of all, however badly, unless they do not suit it at
-            all; of two such objects the better wins.
+            all.
+        ties: which points these are, and who wins one that two objects claim: "equal", those of equal float32 quality,
+            and the later object (DATE's release, mmdet); "near", those within 1e-5 of it, and the better object.
     """
+    if ties not in ("equal", "near"):
+        raise ValueError(f"thresholds: ties must be 'equal' or 'near', got {ties!r}")
     if not 0 < negative <= positive <= 1:
         raise ValueError(f"thresholds: 0 < negative <= positive <= 1 must hold, got {negative} and {positive}")
 
@@ -158,7 +164,7 @@ def thresholds(positive: float = 0.5, negative: float = 0.4, claim: bool = True)
         best = first_of_group(pairs.point, quality, pairs.object)
         kept, between = best[quality[best] >= positive], best[(quality[best] < positive) & (quality[best] >= negative)]
         if claim:
-            claims = _claims(scene, pairs, quality)
+            claims = _claims(scene, pairs, quality, ties)
             taken = pairs.point[claims]
             kept = torch.cat([claims, kept[~torch.isin(pairs.point[kept], taken)]])
             between = between[~torch.isin(pairs.point[between], taken)]
@@ -167,22 +173,30 @@ def thresholds(positive: float = 0.5, negative: float = 0.4, claim: bool = True)
     return select
 
 
-def _claims(scene: Scene, pairs: Pairs, quality: Tensor) -> Tensor:
+def _claims(scene: Scene, pairs: Pairs, quality: Tensor, ties: str) -> Tensor:
     """Indices of the pairs of each object's highest quality, at most one a point."""
     highest = quality.new_zeros(scene.num_objects)
     highest = highest.scatter_reduce(0, pairs.object, quality, "amax")
-    mine = ((quality >= highest[pairs.object] * (1 - TIE)) & (quality > 0)).nonzero().squeeze(1)
-    return mine[first_of_group(pairs.point[mine], quality[mine], pairs.object[mine])]
+    least = highest if ties == "equal" else highest * (1 - TIE)
+    mine = ((quality >= least[pairs.object]) & (quality > 0)).nonzero().squeeze(1)
+    point, object = pairs.point[mine], pairs.object[mine]
+    return mine[first_of_group(point, object if ties == "equal" else quality[mine], object)]
 
 
 def _thresholds(scene: Scene, pairs: Pairs, quality: Tensor) -> Tensor:
     """(G,) mean + unbiased standard deviation of each object's candidates; one candidate has deviation 0."""
-    zeros = torch.zeros(scene.num_objects, dtype=torch.float64, device=quality.device)
-    value = quality.double()
-    count = zeros.index_add(0, pairs.object, torch.ones_like(value))
-    mean = zeros.index_add(0, pairs.object, value) / count.clamp(min=1)
-    squares = zeros.index_add(0, pairs.object, (value - mean[pairs.object]).square())
+    size, value = scene.num_objects, quality.double()
+    count = sums(pairs.object, torch.ones_like(value), size)
+    mean = sums(pairs.object, value, size) / count.clamp(min=1)
+    squares = sums(pairs.object, (value - mean[pairs.object]).square(), size)
     return (mean + (squares / (count - 1).clamp(min=1)).sqrt()).float()
+
+
+def sums(group: Tensor, value: Tensor, size: int) -> Tensor:
+    """(size,) sum of the float64 values of each group, in their order."""
+    if value.device.type == "cpu":  # numpy is faster for the few pairs of a step
+        return torch.from_numpy(np.bincount(group.numpy(), weights=value.numpy(), minlength=size))
+    return value.new_zeros(size).index_add(0, group, value)
 
 
 def _one_object_a_point(pairs: Pairs, quality: Tensor) -> Pairs:
@@ -205,9 +219,12 @@ def first_of_group(group: Tensor, quality: Tensor, tie: Tensor) -> Tensor:
 
 def ranked(group: Tensor, quality: Tensor, tie: Tensor) -> tuple[Tensor, Tensor]:
     """(P,) the entries by group, in each from the best to the worst, and (P,) their ranks from 0 on."""
-    order = tie.argsort(stable=True)
-    order = order[quality[order].argsort(descending=True, stable=True)]
-    order = order[group[order].argsort(stable=True)]
+    if group.device.type == "cpu":
+        order = torch.from_numpy(np.lexsort((tie.numpy(), -quality.numpy(), group.numpy())))
+    else:
+        order = tie.argsort(stable=True)
+        order = order[quality[order].argsort(descending=True, stable=True)]
+        order = order[group[order].argsort(stable=True)]
     sorted_group = group[order]
     first = torch.ones_like(sorted_group, dtype=torch.bool)
     first[1:] = sorted_group[1:] != sorted_group[:-1]

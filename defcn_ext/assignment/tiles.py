@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -31,6 +32,20 @@ def rises_with_fit(quality: AnyQuality) -> AnyQuality:
     of which it rises or stays, and `.l1`, with which it falls or stays. Only then can tiles bound it."""
     quality.rises_with_fit = True
     return quality
+
+
+def below_iou(exponent: float) -> Callable[[AnyQuality], AnyQuality]:
+    """Declares that a quality is between 0 and `IoU^exponent` wherever the prediction is finite, and below 0 elsewhere.
+
+    Only points whose box overlaps the object can then be worth anything. The quality may ask `Scene.iou` only for the
+    pairs that it is asked for itself.
+    """
+
+    def declare(quality: AnyQuality) -> AnyQuality:
+        quality.iou_exponent = exponent
+        return quality
+
+    return declare
 
 
 @dataclass(frozen=True)
@@ -78,14 +93,21 @@ def tile_points(points: Points) -> tuple[Tensor, list[int]]:
     Returns:
         (B, T) the points of each tile, level by level, -1 where a tile juts out; the number of tiles of each level.
     """
+    tiles, counts = cut_levels(points.sizes, points.per_cell)
+    return tiles.to(points.xy.device), list(counts)
+
+
+@lru_cache(maxsize=64)
+def cut_levels(sizes: tuple[tuple[int, int], ...], per_cell: int) -> tuple[Tensor, tuple[int, ...]]:
+    """`tile_points` of points of such sizes, on the CPU."""
     tiles, first = [], 0
-    for (h, w), count in zip(points.sizes, points.counts):
-        grid = torch.arange(first, first + count, device=points.xy.device).view(h, w, points.per_cell)
+    for h, w in sizes:
+        grid = torch.arange(first, first + h * w * per_cell).view(h, w, per_cell)
         grid = F.pad(grid, (0, 0, 0, -w % SIDE, 0, -h % SIDE), value=-1)
-        grid = grid.view(-(-h // SIDE), SIDE, -(-w // SIDE), SIDE, points.per_cell)
+        grid = grid.view(-(-h // SIDE), SIDE, -(-w // SIDE), SIDE, per_cell)
         tiles.append(grid.permute(0, 2, 4, 1, 3).reshape(-1, SIDE * SIDE))
-        first += count
-    return torch.cat(tiles), [len(x) for x in tiles]
+        first += h * w * per_cell
+    return torch.cat(tiles), tuple(len(x) for x in tiles)
 
 
 def tile_scene(scene: Scene, tiles: Tensor) -> TileScene:

@@ -144,7 +144,7 @@ def _top_k_in_box(k: int) -> selection_steps.Selection:
     def select(scene: Scene, pairs: Pairs, quality: Tensor) -> Pairs:
         order, rank = selection_steps.ranked(pairs.object, quality, pairs.point)
         pairs = pairs[order[(rank < k) & (quality[order] > 0)].sort().values]
-        pairs = pairs[scene.ltrb(pairs.point, pairs.object).amin(-1) > 0]
+        pairs = candidate_steps.covering(scene, pairs[scene.ltrb(pairs.point, pairs.object).amin(-1) > 0])
         iou = scene.iou(pairs.point, pairs.object)
         return pairs[selection_steps.first_of_group(pairs.point, iou, pairs.object).sort().values]
 

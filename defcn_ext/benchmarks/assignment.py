@@ -118,8 +118,8 @@ def dense_fcos(points: Points, scores: Tensor, boxes: Tensor, gt_boxes: Tensor, 
 def dense_retinanet(points: Points, scores: Tensor, boxes: Tensor, gt_boxes: Tensor, gt_classes: Tensor) -> tuple:
     iou = paired_iou(points.anchors[None], gt_boxes[:, None])
     best, object = iou.max(0)
-    claims = (iou >= iou.amax(1, keepdim=True) * (1 - 1e-5)) & (iou > 0)
-    claimed, claimer = iou.where(claims, torch.zeros_like(iou)).max(0)
+    claims = (iou == iou.amax(1, keepdim=True)) & (iou > 0)
+    claimed, claimer = (claims * torch.arange(1, len(iou) + 1, device=iou.device)[:, None]).max(0)
     point = ((best >= 0.5) | (claimed > 0)).nonzero().squeeze(1)
     return point, torch.where(claimed > 0, claimer, object)[point]
 

@@ -22,6 +22,7 @@ class Pairs:
         ignored: (I,) points that are neither positive nor background, or None where there are none.
         focal_negative: whether the loss multiplies the negative term by an importance s^g (DW), with `negative` 1 for
             an ordinary background point, or takes it as it is (soft labels).
+        quality: (P,) what the rule thinks of each pair, larger is better; None where nobody asked.
     """
 
     point: Tensor
@@ -31,6 +32,7 @@ class Pairs:
     covered: Tensor | None = None
     ignored: Tensor | None = None
     focal_negative: bool = False
+    quality: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.point)
@@ -49,4 +51,5 @@ class Pairs:
             object=self.object[index],
             positive=pick(self.positive),
             negative=pick(self.negative),
+            quality=pick(self.quality),
         )

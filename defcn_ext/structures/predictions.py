@@ -73,6 +73,30 @@ class ScoreView:
         self._logits = predictions.logits.flatten(0, 1)
         self._objectness = None if predictions.objectness is None else predictions.objectness.flatten()
 
+    @classmethod
+    def from_logits(cls, logits: Tensor, filter: Tensor | None = None) -> ScoreView:
+        """From plain tensors: what a rule takes in place of probabilities, where these have rounded to 0 or 1.
+
+        Args:
+            logits: (N R, K) class logits.
+            filter: (N R, 1) logits of the 3D Max Filtering map, or None.
+
+        Raises:
+            ValueError: shapes disagree.
+
+        Example:
+            >>> view = ScoreView.from_logits(torch.tensor([[-20.0], [-18.5]]))
+            >>> view.logit((torch.tensor([0, 1]), torch.tensor([0, 0])))
+            tensor([-20.0000, -18.5000])
+        """
+        if logits.dim() != 2 or (filter is not None and tuple(filter.shape) != (len(logits), 1)):
+            raise ValueError(
+                f"ScoreView.from_logits wants (N R, K) and (N R, 1), got {tuple(logits.shape)}, "
+                f"{None if filter is None else tuple(filter.shape)}"
+            )
+        boxes = logits.new_zeros(1, len(logits), 4)  # nobody reads them
+        return cls(DensePredictions(logits[None], boxes, None if filter is None else filter[None]))
+
     @property
     def shape(self) -> torch.Size:
         return self._logits.shape

@@ -25,11 +25,13 @@ RULES = [
     "MinCost",
     "MinCost(select=argmin, form=xyxy)",
     "Anchor",
+    "Anchor(ties=nearest)",
     "Center",
     "FCOS",
     "FCOS(prior=inside)",
     "ATSS",
     "RetinaNet",
+    "RetinaNet(ties=near)",
     "QualityFCOS",
     "QualityATSS",
     "QualityTopK",
@@ -37,7 +39,17 @@ RULES = [
 ]
 ONE_TO_ONE = [x for x in RULES if x.startswith(("POTO", "ForegroundLoss", "MinCost", "Anchor"))]
 # those that never look at a prediction
-BLIND = ["Anchor", "Center", "FCOS", "FCOS(prior=inside)", "ATSS", "RetinaNet", RULES[-1]]
+BLIND = [
+    "Anchor",
+    "Anchor(ties=nearest)",
+    "Center",
+    "FCOS",
+    "FCOS(prior=inside)",
+    "ATSS",
+    "RetinaNet",
+    "RetinaNet(ties=near)",
+    RULES[-1],
+]
 
 
 def points_for(rule):

@@ -62,9 +62,30 @@ def test_an_object_claims_its_best_anchors_however_low():
 def test_a_claim_beats_a_positive_and_of_two_claims_the_better_wins():
     """The small object's best anchors are positives of the large one; it takes them all the same."""
     found, _, _ = retinanet(ROW, [[24, -16, 56, 16], [38, -2, 42, 2]])
+    assert found == {4: 1, 5: 1, 6: 1}
+    found, _, _ = retinanet(ROW, [[24, -16, 56, 16], [38, -2, 42, 2]], ties="near")
     assert found == {4: 1, 5: 0, 6: 1}  # 5 is claimed by both, and fits object 0
-    # the same object twice: the first takes all
-    assert retinanet(ROW, [[24, -16, 56, 16]] * 2)[0] == {4: 0, 5: 0, 6: 0}
+    # the same object twice: the first has the positives, and the later its claim; near, the first takes all
+    assert retinanet(ROW, [[24, -16, 56, 16]] * 2)[0] == {4: 0, 5: 1, 6: 0}
+    assert retinanet(ROW, [[24, -16, 56, 16]] * 2, ties="near")[0] == {4: 0, 5: 0, 6: 0}
+
+
+def test_the_later_of_two_claims_wins_however_badly_it_fits():
+    """As in DATE's release, which writes claims object by object. Both claim 5, the first with IoU 1."""
+    boxes = [[24, -16, 56, 16], [38, -2, 42, 2]]
+    assert retinanet(ROW, boxes)[0][5] == 1 and retinanet(ROW, boxes[::-1])[0][5] == 1
+    assert retinanet(ROW, boxes, ties="near")[0][5] == 0
+
+
+def test_only_anchors_that_float32_leaves_equal_are_claimed():
+    """Five pixels high, and 0.001 pixels out of the middle: two anchors of nearly the same IoU."""
+    shift = 4 + 1e-5
+    box = [[24 + shift, -16, 56 + shift, -11]]
+    iou = reference.dense_iou(ROW.anchors, torch.tensor(box, dtype=torch.float32))[:, 0]
+    assert 0 < abs(iou[5] - iou[6]) < 1e-5 * iou[5] and iou.max() in (iou[5], iou[6])
+    assert len(retinanet(ROW, box)[0]) == 1 and set(retinanet(ROW, box, ties="near")[0]) == {5, 6}
+    with pytest.raises(ValueError, match="'equal' or 'near', got 'exact'"):
+        build_rule("RetinaNet", ties="exact")
 
 
 coordinate = st.one_of(st.integers(-64, 384).map(float), st.floats(-64, 384, width=32))
@@ -90,10 +111,11 @@ def test_candidates_hold_all_that_can_count(boxes):
 
 
 @pytest.mark.parametrize("num_objects, seed", [(0, 0), (1, 1), (20, 2), (20, 3), (80, 4), (80, 5), (200, 6)])
-def test_equals_the_dense_matrix(num_objects, seed):
+@pytest.mark.parametrize("ties, tie", [("equal", 0.0), ("near", 1e-5)])
+def test_equals_the_dense_matrix(num_objects, seed, ties, tie):
     scene = crowd(num_objects, seed, points=ANCHORS)
-    pairs = assign("RetinaNet", *scene)
-    expected, ignored = reference.dense_retinanet(ANCHORS.anchors, scene[2])
+    pairs = assign(f"RetinaNet(ties={ties})", *scene)
+    expected, ignored = reference.dense_retinanet(ANCHORS.anchors, scene[2], tie=tie)
     assert as_dict(pairs) == expected
     assert set(pairs.ignored.tolist()) == ignored and len(pairs.ignored) == len(ignored)
     assert not ignored & set(expected)

@@ -168,19 +168,39 @@ def test_poto_with_its_options(num_objects, seed):
         assert invalid == 0 or len(as_dict(pairs)) == len(expected)
 
 
-def test_anchor_takes_the_square_of_highest_iou():
+@pytest.mark.parametrize("ties, place", [("first", [136.0, 56.0]), ("nearest", [152.0, 56.0])])
+def test_anchor_takes_the_square_of_highest_iou(ties, place):
     """Sides 32, 64, 128, 256, 512: 90 x 70 at (148, 60) overlaps 64 more than 128; of two on one
     point the better counts, and one that no square meets has none."""
     scores, boxes, _, _ = crowd(0)
     gt_boxes = torch.tensor([[103.0, 25, 193, 95], [100, 20, 200, 100], [-900, -900, -700, -700]])
-    pairs = assign("Anchor", scores, boxes, gt_boxes, torch.tensor([0, 0, 0]))
-    assert POINTS.xy[pairs.point].tolist() == [[152.0, 56.0]] and pairs.object.tolist() == [0]
+    pairs = assign(f"Anchor(ties={ties})", scores, boxes, gt_boxes, torch.tensor([0, 0, 0]))
+    assert POINTS.xy[pairs.point].tolist() == [place] and pairs.object.tolist() == [0]
     assert int(POINTS.level[pairs.point]) == 1
-    by_hand = 64 * 63 / (90 * 70 + 64 * 64 - 64 * 63)  # 120..184 by 24..88, which leaves the box at the top
+    by_hand = 64 * 63 / (90 * 70 + 64 * 64 - 64 * 63)  # 104..168 or 120..184 by 24..88, which leaves the box at the top
     assert math.isclose(reference.dense_square_iou(POINTS, gt_boxes, 4)[0].max().item(), by_hand, rel_tol=1e-6)
 
 
 @scenes
-def test_anchor_equals_the_loops(num_objects, seed):
+@pytest.mark.parametrize("ties", ["first", "nearest"])
+def test_anchor_equals_the_loops(num_objects, seed, ties):
     scene = crowd(num_objects, seed)
-    assert as_dict(assign("Anchor", *scene)) == reference.dense_anchor(POINTS, scene[2])
+    assert as_dict(assign(f"Anchor(ties={ties})", *scene)) == reference.dense_anchor(POINTS, scene[2], ties=ties)
+
+
+@pytest.mark.parametrize("ties, place", [("first", [100.0, 100.0]), ("nearest", [108.0, 108.0])])
+def test_of_equal_squares_the_first_is_taken(ties, place):
+    """16 x 16 around (108, 108): the squares of 32 around 100, 108 and 116 all hold it; the release has the first."""
+    scores, boxes, _, _ = crowd(0)
+    pairs = assign(f"Anchor(ties={ties})", scores, boxes, torch.tensor([[100.0, 100, 116, 116]]), torch.tensor([0]))
+    assert POINTS.xy[pairs.point].tolist() == [place]
+
+
+@pytest.mark.parametrize("rule", ["Anchor", "Anchor(ties=nearest)", "ATSS", "QualityATSS", "TOOD", "GFL"])
+def test_an_object_without_positives_is_uncovered(rule):
+    """One that no square meets, one of 2 pixels between the points, and an ordinary one."""
+    scores, boxes, _, _ = crowd(0)
+    outside, small, ordinary = [-900.0, -900, -700, -700], [97.0, 97, 99, 99], [103.0, 25, 193, 95]
+    pairs = assign(rule, scores, boxes, torch.tensor([outside, small, ordinary]), torch.tensor([0, 0, 0]))
+    has = [g in pairs.object.tolist() for g in range(3)]
+    assert has[0] is False and has[2] is True and pairs.covered.tolist() == has

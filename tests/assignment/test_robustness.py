@@ -90,9 +90,11 @@ def test_the_same_box_twice(rule, classes):
     check(rule, pairs, 3, len(points_for(rule)))
     found = set(pairs.object.tolist())
     assert 2 in found and found & {0, 1}
-    if rule in ONE_TO_ONE and "arg" not in rule and rule != "Anchor":
+    if rule in ONE_TO_ONE and "arg" not in rule and not rule.startswith("Anchor"):
         assert found == {0, 1, 2}  # a matching gives each of the two a point
-    if rule in BLIND:
+    if rule == "RetinaNet":
+        assert found == {0, 1, 2}  # the later of two claims wins, and the first keeps the other positives
+    elif rule in BLIND:
         assert found == {0, 2}  # the first takes all that both want
 
 
