@@ -22,7 +22,7 @@ from defcn_ext.config import UserError
 from defcn_ext.data import UnreadableImageError, register_from_config
 from defcn_ext.data.classes import weights_of_run, with_classes
 from defcn_ext.engine import Trainer
-from defcn_ext.engine.checkpointer import Checkpointer
+from defcn_ext.engine.checkpointer import DetectingCheckpointer
 from defcn_ext.engine.preflight import check_run, load_config
 from defcn_ext.engine.processes import run_in_processes
 from detectron2.config import CfgNode
@@ -57,7 +57,7 @@ def evaluate(cfg: CfgNode, resume: bool) -> dict:
     cfg = with_classes(cfg, cfg.DATASETS.TEST, weights_of_run(cfg, resume), keep=True)
     model = Trainer.build_model(cfg)
     with download_told(cfg, resume):
-        Checkpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+        DetectingCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)

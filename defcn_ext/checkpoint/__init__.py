@@ -1,5 +1,5 @@
 from .description import classes_of, describe
 from .reading import Checkpoint, read_checkpoint
-from .strict import load_weights
+from .strict import StrictCheckpointer, load_weights
 
-__all__ = ["Checkpoint", "classes_of", "describe", "load_weights", "read_checkpoint"]
+__all__ = ["Checkpoint", "StrictCheckpointer", "classes_of", "describe", "load_weights", "read_checkpoint"]

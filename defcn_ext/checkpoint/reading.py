@@ -120,10 +120,16 @@ def _read_torch(path: Path, trust: bool) -> Any:
         warnings.simplefilter("ignore")  # old storages; and what numpy says of its old names
         if trust:
             return torch.load(path, map_location="cpu", weights_only=False)
-        known = numpy_globals()
-        others = [stand_in(name) for name in sorted(_torch_names(path) - set(known))]
+        known, names = numpy_globals(), sorted(_torch_names(path))
+        others = [stand_in(name) for name in names if name not in known]
         with torch.serialization.safe_globals([*known.values(), *others]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except pickle.UnpicklingError as error:
+                module = next((name for name in names if name.startswith("torch.nn.modules.")), "")
+                if module:  # of the old format, which keeps modules in a way of its own
+                    raise UserError(_whole_module(path, module)) from error
+                raise
 
 
 def _torch_names(path: Path) -> set[str]:
@@ -168,7 +174,7 @@ def _read_safetensors(path: Path, trust: bool) -> dict[str, Tensor]:
 
 def _unwrap(path: Path, content: Any, pickled: bool) -> Checkpoint:
     if isinstance(content, Foreign):
-        raise UserError(_whole_module(path, content))
+        raise UserError(_whole_module(path, name_of(type(content))))
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not weights by name")
     wrapper = _wrapper(path, content)
@@ -187,7 +193,7 @@ def _wrapper(path: Path, content: dict) -> str:
         if isinstance(content.get(key), dict):
             return key
         if isinstance(content.get(key), Foreign):
-            raise UserError(_whole_module(path, content[key]))
+            raise UserError(_whole_module(path, name_of(type(content[key]))))
     return ""
 
 
@@ -218,9 +224,9 @@ def _tensor(value: Any) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
-def _whole_module(path: Path, content: Foreign) -> str:
+def _whole_module(path: Path, name: str) -> str:
     return (
-        f"{path}: a whole pickled {name_of(type(content))}, not weights by name; where its code is installed, save "
+        f"{path}: a whole pickled {name}, not weights by name; where its code is installed, save "
         "model.state_dict() of it and give that file"
     )
 
@@ -233,4 +239,5 @@ def _refusal(path: Path, name: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split(". ")[0].split())[:200]
+    text = str(error).rpartition("WeightsUnpickler error:")[2]  # behind torch's advice
+    return " ".join(text.split(". ")[0].split())[:200]

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from defcn_ext.config import UserError
 from detectron2.checkpoint import DetectionCheckpointer
 
 from .guard import UnfitWeightsError
@@ -31,7 +32,12 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file holds no weights, or those of another model. One line, with the file and some names.
     """
-    return _StrictCheckpointer(model).load(str(path), checkpointables=[])
+    if not str(path):
+        raise UserError("no weights given: a detector with random ones finds nothing")
+    try:
+        return StrictCheckpointer(model).load(str(path), checkpointables=[])
+    except (AssertionError, OSError) as error:  # not there, or a URL that cannot be fetched
+        raise UserError(f"{path}: no such file, or it cannot be fetched ({error})") from error
 
 
 def check_fit(
@@ -63,7 +69,9 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (" ..." if len(names) > SHOWN else "")
 
 
-class _StrictCheckpointer(DetectionCheckpointer):
+class StrictCheckpointer(DetectionCheckpointer):
+    """Detectron2's, for a model that is to detect: weights that are not its own are an error, as in `load_weights`."""
+
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         training, self.model.training = self.model.training, True  # the model's own check knows less of the file
         try:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from defcn_ext._text import whole_file, write_whole
-from defcn_ext.checkpoint import describe
+from defcn_ext.checkpoint import StrictCheckpointer, describe
 from defcn_ext.checkpoint.guard import UnfitWeightsError
 from defcn_ext.config import UserError
 from defcn_ext.engine.entries import first_non_finite
@@ -109,6 +109,10 @@ class Checkpointer(DetectionCheckpointer):
                 "give weights of the same backbone and detector"
             )
         return incompatible
+
+
+class DetectingCheckpointer(StrictCheckpointer, Checkpointer):
+    """For a model that is to be evaluated: takes its own weights, whole, or none."""
 
 
 def _system_error(error: BaseException | None) -> OSError | None:

@@ -13,6 +13,7 @@ from defcn_ext.assignment.progress import Progress
 from defcn_ext.branches import Branch
 from defcn_ext.branches.dual import DualWeightingBranch
 from defcn_ext.branches.weighted import soft_label
+from defcn_ext.checkpoint import read_checkpoint
 from defcn_ext.config import UserError
 from defcn_ext.engine.preflight import load_config
 from defcn_ext.meta_arch import DeFCN
@@ -84,10 +85,10 @@ def progress_of(predictor: Predictor, weights: str) -> float:
     Raises:
         UserError: the file does not say its iteration.
     """
-    state = torch.load(weights, map_location="cpu", weights_only=False)
-    if not isinstance(state, dict) or "iteration" not in state:
+    iteration = read_checkpoint(weights).extras.get("iteration")
+    if not isinstance(iteration, int):
         raise UserError(f"--weights {weights}: says no iteration; give --progress, such as --progress 0.5")
-    return Progress(state["iteration"], predictor.cfg.SOLVER.MAX_ITER)
+    return Progress(iteration, predictor.cfg.SOLVER.MAX_ITER)
 
 
 def choose_records(

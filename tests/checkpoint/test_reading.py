@@ -1,15 +1,21 @@
 """Files are read without running anything in them, and a wrong one is named in one line."""
 
+import argparse
 import gzip
 import json
+import logging
 import os
 import pickle
 import struct
-from collections import OrderedDict
+import zipfile
+from collections import OrderedDict, defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.testing._private.utils import runstring
 
 from defcn_ext.checkpoint import read_checkpoint
@@ -246,3 +252,127 @@ def test_missing_files_and_folders(tmp_path):
         read_checkpoint(tmp_path / "nothing.pth")
     with pytest.raises(UserError, match="a folder; give the file"):
         read_checkpoint(tmp_path)
+
+
+class Settings:
+    """A class of somebody's own training code, which is not installed here."""
+
+    def __init__(self, **values):
+        self.__dict__.update(values)
+
+
+@pytest.mark.parametrize("writer", ["torch", "torch, old", "pickle 0", "pickle 2", "pickle 5"])
+def test_settings_beside_the_weights_are_read_where_they_are_plain_and_left_out_where_not(tmp_path, caplog, writer):
+    """DETR keeps an argparse.Namespace in its files, YOLO paths, mmengine objects of its own."""
+    path = tmp_path / "in.pth"
+    state = {"a": np.ones(2, np.float32)} if writer.startswith("pickle") else STATE
+    content = {
+        "model": state,
+        "args": argparse.Namespace(lr=0.1, backbone="resnet50", output=Path("runs"), inner=argparse.Namespace(n=2)),
+        "best": np.float64(41.4),
+        "epochs": [np.int64(3), 4],
+        "by class": defaultdict(list, person=[1, 2]),
+        "hub": {"log": Settings(values=np.zeros(3)), "step": 7},
+        "list of objects": [1, Settings()],
+        "kind": Settings,
+        "names": {"dates": np.array(["2020-01-01"], dtype="datetime64[D]"), "n": np.arange(2)},
+    }
+    WRITERS[writer](content, path)
+    with caplog.at_level(logging.WARNING):
+        extras = read_checkpoint(path).extras
+    array = extras["names"].pop("n")
+    assert extras == {
+        "args": {"lr": 0.1, "backbone": "resnet50", "inner": {"n": 2}},
+        "best": 41.4,
+        "epochs": [3, 4],
+        "by class": {"person": [1, 2]},
+        "hub": {"step": 7},
+        "names": {},
+    }
+    assert array.tolist() == [0, 1]
+    (told,) = caplog.messages
+    assert told.startswith(f"{path}: read without its objects of ") and "test_reading.Settings" in told
+    assert type(extras["best"]) is float and type(extras["epochs"][0]) is int
+
+
+@pytest.mark.parametrize("writer", ["torch", "torch, old", "pickle 0", "pickle 2", "pickle 5"])
+def test_numbers_and_arrays_of_numpy_among_the_weights(tmp_path, writer):
+    path = tmp_path / "in.pth"
+    WRITERS[writer]({"state_dict": {"a": np.arange(3.0), "scale": np.float32(1.5), "n": np.int64(7)}}, path)
+    state = read_checkpoint(path).state
+    assert state["a"].tolist() == [0.0, 1.0, 2.0]
+    assert state["scale"].shape == () and state["scale"].dtype == torch.float32 and state["scale"].item() == 1.5
+    assert state["n"].item() == 7
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"model": STATE},
+        {"state_dict": STATE},
+        {"model_state_dict": STATE},
+        {"model_ema": STATE, "model": None},
+        {"model": STATE, "model_ema": {"a": torch.zeros(1)}},  # what was trained comes before its average
+        {"model": {"state_dict": STATE, "epoch": 3}},
+        {"state_dict": {f"model.{key}": value for key, value in STATE.items()}},
+        {"state_dict": {f"module.model.{key}": value for key, value in STATE.items()}},
+        {f"_orig_mod.{key}": value for key, value in STATE.items()},
+        OrderedDict((key, torch.nn.Parameter(value.float())) for key, value in STATE.items()),
+    ],
+)
+def test_wherever_the_weights_lie(tmp_path, content):
+    torch.save(content, tmp_path / "in.pth")
+    state = read_checkpoint(tmp_path / "in.pth").state
+    assert list(state) == list(STATE) and all(torch.equal(state[key], STATE[key].to(state[key])) for key in STATE)
+
+
+def test_a_prefix_of_some_names_is_a_part_of_them(tmp_path):
+    names = {"model.a": torch.zeros(1), "criterion.b": torch.ones(1)}
+    torch.save({"state_dict": names}, tmp_path / "in.pth")
+    assert list(read_checkpoint(tmp_path / "in.pth").state) == list(names)
+
+
+def test_modules_are_told_the_versions_of_their_entries(tmp_path):
+    model = torch.nn.BatchNorm2d(2)
+    torch.save({"model": model.state_dict()}, tmp_path / "in.pth")
+    assert read_checkpoint(tmp_path / "in.pth").state._metadata == model.state_dict()._metadata
+
+
+@pytest.mark.parametrize("writer", ["torch", "torch, old"])
+@pytest.mark.parametrize("wrap", [True, False])
+def test_a_whole_pickled_model_is_named(tmp_path, writer, wrap):
+    path, model = tmp_path / "in.pth", torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1))
+    WRITERS[writer]({"model": model, "epoch": 3} if wrap else model, path)
+    with pytest.raises(UserError, match=r"whole pickled torch\.nn\.modules\..*state_dict") as error:
+        read_checkpoint(path)
+    assert "\n" not in str(error.value)
+
+
+def test_programs_archives_and_pipes_are_named(tmp_path):
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(1, 1), torch.zeros(1)), str(tmp_path / "script.pt"))
+    with zipfile.ZipFile(tmp_path / "weights.zip", "w") as archive:
+        archive.writestr("model.pth", b"weights")
+    os.mkfifo(tmp_path / "pipe.pth")
+    for name, message in (("script.pt", "TorchScript"), ("weights.zip", "unpack it"), ("pipe.pth", "a pipe")):
+        with pytest.raises(UserError, match=f"{name}: .*{message}") as caught:
+            read_checkpoint(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_damaged_file_is_read_or_named(tmp_path_factory, data):
+    """Whatever bytes change, the outcome is weights or one line with the file."""
+    path = tmp_path_factory.mktemp("damaged") / "in.pth"
+    writer = data.draw(st.sampled_from([name for name in WRITERS if name != "pickle 0"]))
+    array = writer.startswith("pickle")
+    args = argparse.Namespace(a=[1], b=np.float64(2.0))
+    WRITERS[writer]({"model": {"a": np.zeros(2) if array else torch.zeros(2)}, "args": args}, path)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        assert read_checkpoint(path).state
+    except UserError as error:
+        assert str(error).startswith(f"{path}: ") and "\n" not in str(error)

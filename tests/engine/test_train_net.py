@@ -6,6 +6,7 @@ import pytest
 
 import defcn_ext
 import train_net
+from defcn_ext.engine.checkpointer import Checkpointer
 from tests.engine.tiny import NAME, tiny_cfg
 
 
@@ -45,7 +46,7 @@ def test_train_then_evaluate_then_prolong(command, tmp_path, capfd):
 def test_a_broken_test_image_is_named_before_anything_is_trained(command, tmp_path, monkeypatch, more):
     (tmp_path / "data" / "4.png").write_text("no image")
     monkeypatch.setattr(train_net.Trainer, "run_step", lambda self: pytest.fail("trained"))
-    monkeypatch.setattr(train_net.Checkpointer, "resume_or_load", lambda *args, **kwargs: {})
+    monkeypatch.setattr(Checkpointer, "resume_or_load", lambda *args, **kwargs: {})
     with pytest.raises(SystemExit, match=r"error: DATASETS\.TEST tiny_train: 1 of 10 images .* first .*4\.png"):
         command(*more)
 
@@ -65,7 +66,7 @@ def test_weights_that_cannot_be_downloaded(command, monkeypatch, more):
     def fail(*args, **kwargs):
         raise URLError("no route")
 
-    monkeypatch.setattr(train_net.Checkpointer, "resume_or_load", fail)
+    monkeypatch.setattr(Checkpointer, "resume_or_load", fail)
     with pytest.raises(SystemExit, match=r"error: MODEL\.WEIGHTS detectron2://a/b.pkl: .*no route.*a local file"):
         command(*more, "MODEL.WEIGHTS", "detectron2://a/b.pkl")
     with pytest.raises(URLError):

@@ -126,7 +126,7 @@ def test_picture_of_two_moments(quick, weights, tmp_path, capsys):
 def test_progress_of_a_checkpoint(quick, weights, tmp_path):
     detector = Predictor.load(O2F, weights[O2F], THIN, output=str(tmp_path))
     assert progress_of(detector, weights[O2F]) == pytest.approx(50 / 200)
-    torch.save({"model": {}}, tmp_path / "bare.pth")
+    torch.save({"model": {"a": torch.zeros(1)}}, tmp_path / "bare.pth")
     with pytest.raises(UserError, match=r"bare\.pth.*--progress"):
         progress_of(detector, str(tmp_path / "bare.pth"))
 
