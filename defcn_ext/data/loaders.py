@@ -1,6 +1,7 @@
 """Train and test loaders over cleaned data."""
 
 import logging
+import os
 from collections.abc import Iterator
 
 from torch.utils.data import DataLoader
@@ -153,9 +154,10 @@ def _checked(cfg: CfgNode, dataset_name: str, dirt: Dirt) -> list[dict]:
     broken = unreadable(headers)
     if broken:
         path, reason = next(iter(broken.items()))
+        hint = "; backslashes are part of the name here, write / for folders" if "\\" in path and os.sep == "/" else ""
         raise UnreadableImageError(
             f"DATASETS.TEST {dataset_name}: {len(broken)} of {len(dicts)} images cannot be read, first {path} "
-            f"({reason}): replace them, or take them out of the json"
+            f"({reason}{hint}): replace them, or take them out of the json"
         )
     places = place(dicts, headers, dirt)
     refused = next((p.refused for p in places if p.refused), None)

@@ -38,8 +38,14 @@ def evaluate_files(
     """
     lines, results = read_annotations(gt), read_results(dt)
     known = {line.id for line in [*lines, *results] if line.height is not None and line.width is not None}
+    unknown = [line.id for line in lines if line.id not in known]
     if sizes is not None:
-        lines = with_sizes(lines, image_sizes(sizes, [line.id for line in lines if line.id not in known]))
+        lines = with_sizes(lines, image_sizes(sizes, unknown))
+    elif unknown:
+        raise ValueError(
+            f"{len(unknown)} of {len(lines)} images, such as {unknown[0]!r}, have no height and width in {gt} or {dt}: "
+            "give the folder of the images with --sizes"
+        )
     return crowdhuman_metrics(to_truth(lines), to_detections(results), round_like_crowddet=round_like_crowddet)
 
 

@@ -68,8 +68,17 @@ def load_objects(source: str, sizes: str | None = None) -> Iterator[Objects]:
     """The objects of all images of a source, as the command takes it.
 
     Raises:
-        OSError, ValueError: it cannot be read, or is none.
+        OSError, ValueError: it cannot be read, is none, or, at its end, has no object.
     """
+    counts = []
+    for boxes, classes in _load(source, sizes):
+        counts.append(len(boxes))
+        yield boxes, classes
+    if not any(counts):
+        raise ValueError(f"{source}: has no object in {len(counts)} images, apart from crowds and ignored ones")
+
+
+def _load(source: str, sizes: str | None) -> Iterator[Objects]:
     if source.endswith(".odgt"):
         return _of_odgt(source, sizes)
     if sizes is not None:

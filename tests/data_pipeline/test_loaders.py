@@ -220,6 +220,12 @@ def test_evaluation_names_missing_files_before_it_starts(cfg, register):
         build_test_loader(cfg, "dirty")
 
 
+def test_backslashes_in_names_of_missing_files_are_hinted_at(cfg, register):
+    register({"a.jpg": [GOOD], "gone\\b.jpg": [GOOD]})
+    with pytest.raises(UnreadableImageError, match=r"gone\\b\.jpg .*backslashes are part of the name here, write /"):
+        build_test_loader(cfg, "dirty")
+
+
 def test_evaluation_goes_on_past_a_file_that_is_cut_off(cfg, register, caplog):
     register({"a.jpg": [GOOD], "cut.jpg": [GOOD]})
     (whole,), (cut,) = build_test_loader(cfg, "dirty")

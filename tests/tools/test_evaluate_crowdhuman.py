@@ -71,7 +71,8 @@ def test_rounding_is_an_option(run):
 @pytest.mark.parametrize(
     "gt, dt, options, message",
     [
-        (GT, DT, [], "image '1,a': neither ground truth nor detections give its height and width"),
+        (GT, DT, [], "images, such as '1,a', have no height and width in "),
+        (GT, DT, [], "give the folder of the images with --sizes"),
         (GT, DT, ["--sizes", "/nowhere"], "image '1,a': no size from /nowhere/1,a.jpg"),
         (sized(GT), [{"ID": "2,b", "dtboxes": []}], [], "unknown image ID '2,b'"),
         (sized(GT), [*DT, "{", "}"], [], "dt.json:2: not valid JSON"),

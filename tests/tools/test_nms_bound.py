@@ -113,3 +113,12 @@ def test_thresholds_are_checked():
     with pytest.raises(SystemExit) as error:
         nms_bound.main(["x", "--thresholds", "5"])
     assert error.value.code == 2
+
+
+@pytest.mark.parametrize("ignored", [[], [{"tag": "person", "fbox": [1, 1, 5, 5], "extra": {"ignore": 1}}]])
+def test_a_source_without_objects_has_no_bound(tmp_path, ignored, capsys):
+    path = tmp_path / "none.odgt"
+    path.write_text(json.dumps({"ID": "a", "gtboxes": ignored}) + "\n")
+    with pytest.raises(SystemExit, match=r"none\.odgt: has no object in 1 images"):
+        nms_bound.main([str(path)])
+    assert capsys.readouterr().out == ""
