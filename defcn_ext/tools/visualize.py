@@ -1,6 +1,6 @@
 """Shows what a detector sees: boxes beside ground truth, and which points of the pyramid fire.
 
-    python -m defcn_ext.tools.visualize --config-file configs/Quick/poto_3dmf_aux.yaml --weights output/model_final.pth
+    python -m defcn_ext.tools.visualize --weights output/model_final.pth
     python -m defcn_ext.tools.visualize --config-file A.yaml --weights a.pth --compare-config B.yaml \\
         --compare-weights b.pth --score-maps --output output/compare
 
@@ -28,7 +28,7 @@ MAX_IMAGES = 64  # of one sheet
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="visualize", description=__doc__, formatter_class=raw)
-    parser.add_argument("--config-file", required=True, metavar="FILE")
+    parser.add_argument("--config-file", default="", metavar="FILE", help="default: the one that the checkpoint carries")
     parser.add_argument("--weights", default="", metavar="FILE", help="its checkpoint (or MODEL.WEIGHTS FILE)")
     parser.add_argument(
         "--compare-config", action="append", default=[], metavar="FILE", help="another detector; may be repeated"
@@ -48,6 +48,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(arguments)
     if len(args.compare_config) != len(args.compare_weights):
         parser.error("give one --compare-weights for each --compare-config")
+    if not args.config_file and not args.weights:
+        parser.error("give --weights, and --config-file where the checkpoint carries no config")
     if not 1 <= args.images <= MAX_IMAGES or not 0 <= args.score < 1:
         parser.error(f"--images must be in [1, {MAX_IMAGES}], --score in [0, 1)")
     return args
@@ -58,7 +60,8 @@ def draw(args: argparse.Namespace) -> list[Path]:
     Raises:
         UserError: something is missing or does not fit.
     """
-    first = Predictor.load(args.config_file, args.weights, args.opts, dataset=args.dataset, output=args.output)
+    source, weights = (args.config_file, args.weights) if args.config_file else (args.weights, "")
+    first = Predictor.load(source, weights, args.opts, dataset=args.dataset, output=args.output)
     dataset = first.cfg.DATASETS.TEST[0]
     others = zip(args.compare_config, args.compare_weights)
     predictors = [first, *(Predictor.load(c, w, args.opts, dataset=dataset, output=args.output) for c, w in others)]

@@ -141,6 +141,7 @@ def test_weights_may_come_from_the_options(quick, weights, tmp_path):
     ("arguments", "message"),
     [
         (["--compare-config", DEFCN], "one --compare-weights for each"),
+        (["--config-file", ""], "give --weights, and --config-file"),
         (["--images", "0"], r"--images must be in [1, 64]"),
         (["--score", "1"], r"--score in [0, 1)"),
     ],
