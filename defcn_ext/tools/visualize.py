@@ -28,7 +28,7 @@ MAX_IMAGES = 64  # of one sheet
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="visualize", description=__doc__, formatter_class=raw)
-    parser.add_argument("--config-file", default="", metavar="FILE", help="default: the one that the checkpoint carries")
+    parser.add_argument("--config-file", default="", metavar="FILE", help="default: that of the checkpoint")
     parser.add_argument("--weights", default="", metavar="FILE", help="its checkpoint (or MODEL.WEIGHTS FILE)")
     parser.add_argument(
         "--compare-config", action="append", default=[], metavar="FILE", help="another detector; may be repeated"
