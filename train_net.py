@@ -19,10 +19,11 @@ import torch
 
 import defcn_ext  # makes detectron2 importable
 from defcn_ext.config import UserError
-from defcn_ext.data import UnreadableImageError, register_from_config
+from defcn_ext.data import register_from_config
 from defcn_ext.data.classes import weights_of_run, with_classes
 from defcn_ext.engine import Trainer
 from defcn_ext.engine.checkpointer import DetectingCheckpointer
+from defcn_ext.engine.endings import for_the_user
 from defcn_ext.engine.preflight import check_run, load_config
 from defcn_ext.engine.processes import run_in_processes
 from detectron2.config import CfgNode
@@ -46,8 +47,11 @@ def main(args: Namespace) -> dict:
         with download_told(cfg, args.resume):
             trainer.resume_or_load(resume=args.resume)
         return trainer.train()
-    except (UserError, UnreadableImageError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
+    except Exception as error:
+        line = for_the_user(error)
+        if line is None:
+            raise
+        sys.exit(f"error: {line}")
 
 
 def evaluate(cfg: CfgNode, resume: bool) -> dict:

@@ -58,6 +58,13 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     _flush_folder(path.parent)
 
 
+def drop_torn_line(path: Path) -> None:
+    """Cuts off what a killed process has left of a line at the end of a file that is continued."""
+    if path.is_file():
+        with path.open("rb+") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def partial_of(path: Path) -> Path:
     """The name that a file has while it is being written."""
     return path.with_name(f".{path.name}.partial")

@@ -16,13 +16,11 @@ import torch
 from torch import nn
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from defcn_ext.config import UserError
+from defcn_ext.engine.endings import is_lost_peer
 from detectron2.engine import create_ddp_model, launch
 from detectron2.utils import comm
 
 PERIOD = 1.0  # seconds between two looks at the parent
-# What gloo and its store say when another process of the run is gone.
-LOST_PEER = ("closed by peer", "reset by peer", "Broken pipe", "recvValue failed", "sendBytes failed")
 _tied_in: set[int] = set()  # process ids: a forked process inherits the set, and not the thread
 
 
@@ -99,32 +97,13 @@ def _told(error: ProcessExitedException) -> str | int:
 
 def _tied(main: Callable[[Namespace], object], args: Namespace) -> None:
     tie_to_parent()
+    logging.raiseExceptions = False  # a full disk would print a traceback for every line of the log
     try:
         main(args)
     except RuntimeError as error:
         if comm.get_world_size() > 1 and is_lost_peer(error):
             sys.exit(1)  # the process that ended first says why, or the launcher does
         raise
-
-
-def is_lost_peer(error: BaseException) -> bool:
-    """Whether an error only says that another process of the run is gone."""
-    return isinstance(error, RuntimeError) and any(part in str(error) for part in LOST_PEER)
-
-
-class OneLine(logging.Filter):
-    """Takes the traceback off what training logs of errors whose message is all that a user needs."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, (UserError, FloatingPointError)):
-            record.msg, record.args, record.exc_info = "The training ends: %s", (error,), None
-        elif error is not None and is_lost_peer(error):
-            record.msg, record.args, record.exc_info = "The training ends: another process of it is gone", (), None
-        return True
-
-
-logging.getLogger("detectron2.engine.train_loop").addFilter(OneLine())
 
 
 def distributed(model: nn.Module) -> nn.Module:

@@ -5,6 +5,7 @@ import os
 import weakref
 from collections import OrderedDict
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from defcn_ext import PLATFORM
+from defcn_ext._text import drop_torn_line
 from defcn_ext.data.classes import weights_of_run, with_classes
 from defcn_ext.data.loaders import build_test_loader, check_test_images, num_files, train_dicts
 from defcn_ext.data.mapper import RobustMapper
@@ -160,9 +162,11 @@ class Trainer(DefaultTrainer):
     def build_writers(self) -> list[EventWriter]:
         folder = self.cfg.OUTPUT_DIR
         os.makedirs(folder, exist_ok=True)
+        metrics = os.path.join(folder, "metrics.json")
+        drop_torn_line(Path(metrics))
         return [
             ProgressPrinter(self.max_iter),
-            JSONWriter(os.path.join(folder, "metrics.json")),
+            JSONWriter(metrics),
             TensorboardXWriter(folder),
         ]
 

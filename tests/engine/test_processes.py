@@ -1,6 +1,5 @@
 """Processes of a run end together, with one line."""
 
-import logging
 import multiprocessing
 import os
 import signal
@@ -12,9 +11,8 @@ from pathlib import Path
 import pytest
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-from defcn_ext.config import UserError
 from defcn_ext.engine import processes
-from defcn_ext.engine.processes import OneLine, is_lost_peer, run_in_processes, tie_to_parent
+from defcn_ext.engine.processes import run_in_processes, tie_to_parent
 
 ARGS = Namespace(num_gpus=2, num_machines=1, machine_rank=0, dist_url="auto")
 
@@ -98,29 +96,3 @@ def test_the_launcher_ends_with_what_happened(monkeypatch, error, end):
     with pytest.raises(SystemExit, match=f"(?s){end}") as caught:
         run_in_processes(print, ARGS)
     assert caught.value.code not in (0, None)
-
-
-@pytest.mark.parametrize("error", [UserError("the disk is full"), FloatingPointError("the loss is nan")])
-def test_an_error_for_the_user_is_logged_without_a_traceback(caplog, error):
-    train_loop = logging.getLogger("detectron2.engine.train_loop")
-    assert any(isinstance(f, OneLine) for f in train_loop.filters)
-    try:
-        raise error
-    except type(error):
-        train_loop.exception("Exception during training:")
-    (record,) = caplog.records
-    assert record.getMessage() == f"The training ends: {error}" and record.exc_info is None
-
-
-def test_other_errors_keep_their_traceback(caplog):
-    try:
-        raise KeyError("bug")
-    except KeyError:
-        logging.getLogger("detectron2.engine.train_loop").exception("Exception during training:")
-    assert caplog.records[0].exc_info[0] is KeyError
-
-
-def test_what_gloo_says_of_a_dead_peer():
-    assert is_lost_peer(RuntimeError("[../pair.cc:534] Connection closed by peer [127.0.0.1]:51123"))
-    assert is_lost_peer(RuntimeError("[c10d] recvValue failed on SocketImpl(fd=3)"))
-    assert not is_lost_peer(RuntimeError("CUDA out of memory")) and not is_lost_peer(ValueError("closed by peer"))
