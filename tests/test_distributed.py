@@ -12,11 +12,13 @@ from tests.tiny import ALL, image_with, tiny_cfg
 SIZE = (64, 96)
 
 
-def joint_batch():
-    """Unequal numbers of objects in the halves, so that a wrong normaliser shows."""
+def joint_batch(kind="unequal"):
+    """Unequal numbers of objects in the halves, so that a wrong normaliser shows; or none in the first, or in both."""
     many = [[8 * i, 6 * i, 8 * i + 30, 6 * i + 24] for i in range(6)]
+    if kind == "none":
+        return [image_with([], [], SIZE, seed=i) for i in (1, 2, 3, 4)]
     return [
-        image_with([[4, 4, 60, 60]], [0], SIZE, seed=1),
+        image_with([[4, 4, 60, 60]], [0], SIZE, seed=1) if kind == "unequal" else image_with([], [], SIZE, seed=1),
         image_with([], [], SIZE, seed=2),
         image_with(many, [i % 3 for i in range(6)], SIZE, seed=3),
         image_with([[30, 10, 90, 60], [0, 0, 20, 20]], [2, 1], SIZE, seed=4),
@@ -28,10 +30,10 @@ def build(name):
     return build_model(tiny_cfg(*ALL[name], "MODEL.RESNETS.NORM", "FrozenBN"))
 
 
-def step_on_a_half(name, path):
+def step_on_a_half(name, path, kind):
     torch.set_num_threads(1)
     model = DistributedDataParallel(build(name))
-    half = joint_batch()[2 * comm.get_rank() :][:2]
+    half = joint_batch(kind)[2 * comm.get_rank() :][:2]
     losses = model(half)
     sum(losses.values()).backward()
     mean = {k: sum(comm.all_gather(v.item())) / comm.get_world_size() for k, v in losses.items()}
@@ -40,12 +42,12 @@ def step_on_a_half(name, path):
     comm.synchronize()
 
 
-def two_processes(name, tmp_path, monkeypatch):
+def two_processes(name, tmp_path, monkeypatch, kind="unequal"):
     """Mean losses and gradients of two processes with half of the batch each."""
     path = str(tmp_path / "result.pth")
     with monkeypatch.context() as workers:
         workers.setenv("CUDA_VISIBLE_DEVICES", "")  # else they would want a GPU each, and talk over NCCL
-        launch(step_on_a_half, 2, dist_url="auto", args=(name, path))
+        launch(step_on_a_half, 2, dist_url="auto", args=(name, path, kind))
     return torch.load(path)
 
 
@@ -68,6 +70,16 @@ def test_losses_and_gradients_equal_those_of_the_joint_batch(name, tmp_path, mon
     mean, grads = two_processes(name, tmp_path, monkeypatch)
     model = build(name)
     assert_equal(model, model(joint_batch()), mean, grads)
+
+
+EMPTY = [("poto_3dmf_aux", "first half empty"), ("o2f", "none"), ("date_f", "first half empty"), ("dw", "none")]
+
+
+@pytest.mark.parametrize("name, kind", [EMPTY[0], *(pytest.param(*x, marks=pytest.mark.slow) for x in EMPTY[1:])])
+def test_processes_without_an_object_go_on_with_the_others(name, kind, tmp_path, monkeypatch):
+    mean, grads = two_processes(name, tmp_path, monkeypatch, kind)
+    model = build(name)
+    assert_equal(model, model(joint_batch(kind)), mean, grads)
 
 
 def test_dates_retinanet_branch_is_the_mean_of_the_halves(tmp_path, monkeypatch):

@@ -16,9 +16,19 @@ from detectron2.utils.file_io import PathManager
 logger = logging.getLogger(__name__)
 
 # What Pillow raises on files that are missing, cut off, of unknown format, or absurdly large.
-UNREADABLE = (OSError, SyntaxError, EOFError, ValueError, struct.error, zlib.error, Image.DecompressionBombError)
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    EOFError,
+    KeyError,
+    ValueError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
 
 ORIENTATION_TAG = 0x0112
+TIFF_SIZE = (0x0100, 0x0101)  # tags of the width and height as they are stored
 TURNED = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 PROGRESS_SECONDS = 10.0
 
@@ -43,7 +53,8 @@ def probe_header(path: str) -> Header:
         check_regular(path)
         with PathManager.open(path, "rb") as file, Image.open(file) as image:
             check_depth(image.mode, image.format)
-            width, height = image.size
+            # of TIFF, some Pillows tell the size before it is turned and some the size after
+            width, height = (image.tag_v2[tag] for tag in TIFF_SIZE) if image.format == "TIFF" else image.size
             # Pillow decodes a whole PNG to look for EXIF behind the pixels; `read_image` gains nothing from that.
             has_exif = image.format != "PNG" or "exif" in image.info
             orientation = image.getexif().get(ORIENTATION_TAG) if has_exif else 1

@@ -44,7 +44,7 @@ class RobustMapper(DatasetMapper):
             kwargs: as for DatasetMapper.
 
         Raises:
-            ValueError: INPUT.FORMAT is no format.
+            UserError: INPUT.FORMAT is no format.
         """
         super().__init__(is_train, **kwargs)
         check_format(self.image_format)

@@ -7,6 +7,7 @@ import stat
 import numpy as np
 from PIL import Image, ImageOps
 
+from defcn_ext.config import UserError
 from detectron2.data import detection_utils as utils
 from detectron2.utils.file_io import PathManager
 
@@ -71,7 +72,8 @@ def read_image(path: str, format: str) -> np.ndarray:
     """
     check_regular(path)
     with PathManager.open(path, "rb") as file, Image.open(file) as image:
-        if _is_deep(image):
+        # Pillow turns TIFF by itself while it decodes, and Detectron2 turns it once more
+        if _is_deep(image) or image.format == "TIFF":
             return pixels_of(image, format, path)
     return utils.read_image(path, format=format)
 
@@ -85,14 +87,14 @@ def pixels_of(image: Image.Image, format: str, name: str = "an image") -> np.nda
 def check_format(format: str) -> None:
     """
     Raises:
-        ValueError: INPUT.FORMAT is none that an image could be converted to.
+        UserError: INPUT.FORMAT is none that an image could be converted to.
     """
     try:
         converted = bool(format) and utils.convert_PIL_to_numpy(Image.new("RGB", (1, 1)), format) is not None
     except (ValueError, KeyError, TypeError):
         converted = False
     if not converted:
-        raise ValueError(f"INPUT.FORMAT: unknown value {format!r}; known: 'BGR', 'RGB', 'L', 'YUV-BT.601'")
+        raise UserError(f"INPUT.FORMAT: unknown value {format!r}; known: 'BGR', 'RGB', 'L', 'YUV-BT.601'")
 
 
 def _is_deep(image: Image.Image) -> bool:
