@@ -24,7 +24,7 @@ from defcn_ext.data.classes import weights_of_run, with_classes
 from defcn_ext.engine import Trainer
 from defcn_ext.engine.checkpointer import DetectingCheckpointer
 from defcn_ext.engine.endings import for_the_user
-from defcn_ext.engine.preflight import check_run, load_config
+from defcn_ext.engine.preflight import before_training, check_run, load_config
 from defcn_ext.engine.processes import run_in_processes
 from detectron2.config import CfgNode
 from detectron2.engine import default_argument_parser, default_setup
@@ -43,7 +43,8 @@ def main(args: Namespace) -> dict:
     try:
         if args.eval_only:
             return evaluate(cfg, args.resume)
-        trainer = Trainer(cfg)
+        with before_training():
+            trainer = Trainer(cfg)
         with download_told(cfg, args.resume):
             trainer.resume_or_load(resume=args.resume)
         return trainer.train()

@@ -257,11 +257,11 @@ def test_training_without_annotations_names_the_file():
         (("MODEL.DEFCN.P6_FEATURE", "p4"), "P6_FEATURE: must be 'p5' or 'res5'"),
         (
             ("MODEL.DEFCN.ONE_TO_ONE.MAX_FILTERING.ENABLED", True, "MODEL.DEFCN.ONE_TO_ONE.MAX_FILTERING.TAU", 1),
-            "MODEL.DEFCN.ONE_TO_ONE: MaxFiltering: tau must be even",
+            "MODEL.DEFCN.ONE_TO_ONE: MAX_FILTERING: tau must be even",
         ),
         (
             ("MODEL.DEFCN.ONE_TO_ONE.MAX_FILTERING.ENABLED", True, "MODEL.DEFCN.ONE_TO_ONE.MAX_FILTERING.NORM", "G"),
-            "MODEL.DEFCN.ONE_TO_ONE: MaxFiltering: norm: no norm 'G' for 64 channels; take 'BN'",
+            "MODEL.DEFCN.ONE_TO_ONE: MAX_FILTERING: norm: no norm 'G' for 64 channels; take 'BN'",
         ),
         (("MODEL.DEFCN.NORM", "GroupNorm"), "MODEL.DEFCN.NORM: no norm 'GroupNorm' for 64 channels"),
         (("MODEL.FPN.OUT_CHANNELS", 40), "MODEL.DEFCN.NORM: no norm 'GN' for 40 channels; .* a multiple of 32"),

@@ -63,7 +63,8 @@ class AnchorBranch(PointBranch):
         if options.get("refinement") is not None or options.get("quality_convs") is not None:
             raise ValueError("REFINE and QUALITY are made for points, not for anchors")
         super().__init__(rule=rule, box_form=box_form, **options)
-        ratio, side = torch.tensor(ratios).repeat_interleave(len(scales)), torch.tensor(scales).repeat(len(ratios))
+        with torch.device("cpu"):  # no weights: also there when the model is built on the meta device
+            ratio, side = torch.tensor(ratios).repeat_interleave(len(scales)), torch.tensor(scales).repeat(len(ratios))
         self.shapes = torch.stack([side / ratio.sqrt(), side * ratio.sqrt()], dim=1)
         self.offset, self.ignore_padding = offset, ignore_padding
         self.transform = Box2BoxTransform(DELTA_WEIGHTS)

@@ -171,11 +171,12 @@ class Branch(nn.Module):
         Raises:
             ValueError: it does not.
         """
-        places = self.places(Points.from_sizes([(2, 2)], [8]))
-        box = torch.tensor([[2.0, 2.0, 14.0, 14.0]])
-        scores, boxes = torch.full((len(places), 1), 0.5), box.expand(len(places), 4)
-        for progress in (0.0, 1.0):
-            self.rule(places, scores, boxes, box, torch.tensor([0]), progress=progress)
+        with torch.device("cpu"):  # the model itself may be built without numbers, on the meta device
+            places = self.places(Points.from_sizes([(2, 2)], [8]))
+            box = torch.tensor([[2.0, 2.0, 14.0, 14.0]])
+            scores, boxes = torch.full((len(places), 1), 0.5), box.expand(len(places), 4)
+            for progress in (0.0, 1.0):
+                self.rule(places, scores, boxes, box, torch.tensor([0]), progress=progress)
 
     def _check_weights(self, rule: Rule) -> None:
         dual = getattr(rule.weighting, "leaves_importance", False)

@@ -101,11 +101,13 @@ def import_modules(names: Sequence[str] | Mapping[str, Any]) -> None:
     """Imports what `MODEL.DEFCN.IMPORTS` names.
 
     Raises:
-        ValueError: Python does not find a module.
+        ValueError: Python does not find a module, or something is no name.
     """
     if not isinstance(names, (list, tuple)):
         return
     for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"MODEL.DEFCN.IMPORTS: expected names of modules, got {name!r}")
         try:
             importlib.import_module(name)
         except ImportError as error:

@@ -147,7 +147,6 @@ class PointBranch(Branch):
     def from_config(cls, cfg: CfgNode, name: str, in_channels: int) -> dict[str, Any]:
         options, node = cfg.MODEL.DEFCN, cfg.MODEL.DEFCN[name]
         cls._check_box_form(node)
-        window = node.MAX_FILTERING
         return {
             "num_classes": options.NUM_CLASSES,
             "in_channels": in_channels,
@@ -160,9 +159,7 @@ class PointBranch(Branch):
             "box_form": node.BOX_FORM,
             "centerness": node.CENTERNESS,
             "centerness_score": node.CENTERNESS_SCORE,
-            "max_filtering": MaxFiltering(in_channels, window.TAU, window.KERNEL, window.NORM)
-            if window.ENABLED
-            else None,
+            "max_filtering": _max_filtering(node.MAX_FILTERING, in_channels),
             "quality_convs": node.QUALITY.CONVS if node.QUALITY.ENABLED else None,
             "refinement": BoxRefinement(in_channels, node.REFINE.PADDING) if node.REFINE.ENABLED else None,
             "box_bias": node.BOX_BIAS,
@@ -293,3 +290,10 @@ def centerness_target(points: Points, objects: Objects, pairs: Pairs) -> Tensor:
     left_top, right_bottom = xy - box[:, :2], box[:, 2:] - xy
     ratio = torch.minimum(left_top, right_bottom) / torch.maximum(left_top, right_bottom).clamp(min=EPS)
     return ratio.clamp(min=0).prod(-1).sqrt()
+
+
+def _max_filtering(node: CfgNode, channels: int) -> MaxFiltering | None:
+    try:
+        return MaxFiltering(channels, node.TAU, node.KERNEL, node.NORM) if node.ENABLED else None
+    except ValueError as error:
+        raise ValueError(str(error).replace("MaxFiltering", "MAX_FILTERING")) from None

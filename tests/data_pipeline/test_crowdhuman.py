@@ -18,7 +18,7 @@ from defcn_ext.data.crowdhuman import box_flaw, load_crowdhuman, read_crowdhuman
 from defcn_ext.data.crowdhuman_sizes import image_sizes
 from defcn_ext.data.loaders import build_test_loader, train_dicts
 from defcn_ext.data.mapper import RobustMapper, UnreadableImageError
-from defcn_ext.engine import preflight
+from defcn_ext.engine.preflight.paths import check_datasets
 from defcn_ext.evaluation.crowdhuman import crowdhuman_truth
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -141,7 +141,7 @@ def test_a_missing_odgt_is_named_before_a_run(registered, crowd):
     with pytest.raises(
         FileNotFoundError, match=r"DATASETS.TRAIN: crowd_without_odgt: .*annotation_val.odgt does not exist"
     ):
-        preflight._check_datasets(cfg, eval_only=False)
+        check_datasets(cfg, eval_only=False)
 
 
 def test_missing_files_say_where_to_put_them(tmp_path):
