@@ -28,6 +28,7 @@ from detectron2.data.build import filter_images_with_few_keypoints
 from detectron2.data.datasets import (
     convert_to_coco_json,
     load_coco_json,
+    load_sem_seg,
     load_voc_instances,
     register_coco_instances,
     register_pascal_voc,
@@ -551,3 +552,20 @@ def test_voc(tmp_path):
     register_pascal_voc("voc_tiny", str(tmp_path), "val", 2012)
     assert DatasetCatalog.get("voc_tiny")[0]["annotations"][0]["category_id"] == 7
     assert MetadataCatalog.get("voc_tiny").year == 2012
+
+
+# Semantic segmentation
+
+
+def test_pictures_and_segmentations_are_paired_by_name(tmp_path, caplog):
+    for path in ("img/b.jpg", "img/x/a.jpg", "img/lonely.jpg", "gt/b.png", "gt/x/a.png", "gt/notes.txt"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    records = load_sem_seg(str(tmp_path / "gt"), str(tmp_path / "img"))
+    assert records == [
+        {"file_name": str(tmp_path / "img" / name) + ".jpg", "sem_seg_file_name": str(tmp_path / "gt" / name) + ".png"}
+        for name in ("b", "x/a")
+    ]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    with pytest.raises(AssertionError):
+        load_sem_seg(str(tmp_path / "gt"), str(tmp_path / "img"), gt_ext="tif")

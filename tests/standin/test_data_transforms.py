@@ -134,6 +134,15 @@ def test_resize_shortest_edge_traits(golden, image):
     assert repr(T.RandomFlip()) == facts["repr_flip"]
 
 
+def test_augmentations_print_what_they_were_given():
+    """Also an argument that equals its default."""
+    assert str(T.RandomCrop("relative", (100, 100))) == "RandomCrop(crop_type='relative', crop_size=(100, 100))"
+    given, left = T.RandomFlip(prob=float("0.5")), T.RandomFlip()
+    assert (str(given), str(left)) == ("RandomFlip(prob=0.5)", "RandomFlip()")
+    assert str(T.AugmentationList([given, left])) == "AugmentationList[RandomFlip(prob=0.5), RandomFlip()]"
+    assert repr(T.RandomCrop("relative", np.zeros((9, 2)))) == "RandomCrop(crop_type='relative', crop_size=...)"
+
+
 def test_fixed_sizes(image):
     assert T.Resize(12).get_transform(image).apply_image(image).shape == (12, 12, 3)
     assert T.Resize((12, 7)).get_transform(image).apply_image(image).shape == (12, 7, 3)

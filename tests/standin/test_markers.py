@@ -18,6 +18,7 @@ ALSO_THERE = """
     config.compat.guess_version evaluation.fast_eval_api.COCOeval_opt layers.batch_norm.LayerNorm
     layers.mask_ops.pad_masks layers.mask_ops.paste_mask_in_image_old layers.mask_ops.scale_boxes
     layers.rotated_boxes.pairwise_iou_rotated modeling.box_regression._dense_box_regression_loss
+    export.TracingAdapter export.dump_torchscript_IR
     solver.build.maybe_add_gradient_clipping solver.build.reduce_param_groups
     structures.boxes.matched_pairwise_iou structures.boxes.pairwise_intersection
     utils.colormap.colormap utils.colormap.random_color utils.colormap.random_colors

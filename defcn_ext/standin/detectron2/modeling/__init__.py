@@ -1,4 +1,5 @@
 from detectron2.layers import ShapeSpec
+from detectron2.utils.left_out import left_out
 
 from .anchor_generator import ANCHOR_GENERATOR_REGISTRY, build_anchor_generator
 from .backbone import (
@@ -15,7 +16,21 @@ from .backbone import (
 from .meta_arch import FCOS, META_ARCH_REGISTRY, RetinaNet, build_model
 from .postprocessing import detector_postprocess
 
+_REASON = "only dense one-stage detectors are built here"
+DatasetMapperTTA = left_out("DatasetMapperTTA", __name__, _REASON)
+GeneralizedRCNN = left_out("GeneralizedRCNN", __name__, _REASON)
+GeneralizedRCNNWithTTA = left_out("GeneralizedRCNNWithTTA", __name__, _REASON)
+PanopticFPN = left_out("PanopticFPN", __name__, _REASON)
+ProposalNetwork = left_out("ProposalNetwork", __name__, _REASON)
+SemanticSegmentor = left_out("SemanticSegmentor", __name__, _REASON)
+
 __all__ = [
+    "DatasetMapperTTA",
+    "GeneralizedRCNN",
+    "GeneralizedRCNNWithTTA",
+    "PanopticFPN",
+    "ProposalNetwork",
+    "SemanticSegmentor",
     "ANCHOR_GENERATOR_REGISTRY",
     "BACKBONE_REGISTRY",
     "FCOS",

@@ -1,43 +1,43 @@
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, device
 from torch.nn import functional as F
 
 from detectron2.layers.wrappers import shapes_to_tensor
 
 
 class ImageList:
-    """Images of different sizes in one padded tensor.
+    """Images of different sizes in one padded tensor. It can be scripted, and traced for images of any size.
 
     Attributes:
         tensor: (N, H, W) or (N, C, H, W), each image at the top left.
-        image_sizes: the N (height, width) before padding.
+        image_sizes: the N (height, width) before padding; each one a tensor (2,) while a graph is traced.
     """
 
     def __init__(self, tensor: Tensor, image_sizes: list[tuple[int, int]]):
         self.tensor = tensor
-        self.image_sizes = [tuple(size) for size in image_sizes]
+        self.image_sizes = image_sizes
 
     def __len__(self) -> int:
         return len(self.image_sizes)
 
     def __getitem__(self, idx: int) -> Tensor:
         """The image without its padding, as a view."""
-        height, width = self.image_sizes[idx]
-        return self.tensor[idx, ..., :height, :width]
+        size = self.image_sizes[idx]
+        return self.tensor[idx, ..., : size[0], : size[1]]
 
+    @torch.jit.unused
     def to(self, *args: Any, **kwargs: Any) -> "ImageList":
         return ImageList(self.tensor.to(*args, **kwargs), self.image_sizes)
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> device:
         return self.tensor.device
 
     @staticmethod
     def from_tensors(
-        tensors: Sequence[Tensor],
+        tensors: list[Tensor],
         size_divisibility: int = 0,
         pad_value: float = 0.0,
         padding_constraints: dict[str, int] | None = None,
@@ -53,30 +53,45 @@ class ImageList:
         Raises:
             RuntimeError: `square_size` is below the size of one of several images. A single image is cropped to it.
         """
-        assert isinstance(tensors, (list, tuple)), f"ImageList: expected a list, got {type(tensors).__name__}"
+        assert isinstance(tensors, (list, tuple)), f"ImageList: expected a list, got {type(tensors)}"
         assert len(tensors) > 0, "ImageList: no images"
         for tensor in tensors:
-            assert isinstance(tensor, Tensor), f"ImageList: expected tensors, got {type(tensor).__name__}"
+            assert isinstance(tensor, Tensor), f"ImageList: expected tensors, got {type(tensor)}"
             assert tensor.shape[:-2] == tensors[0].shape[:-2], "ImageList: images differ in their channels"
-        constraints = padding_constraints or {}
-        divisor = constraints.get("size_divisibility", size_divisibility)
+        divisor, square = size_divisibility, 0
+        if padding_constraints is not None:
+            divisor = padding_constraints.get("size_divisibility", size_divisibility)
+            square = padding_constraints.get("square_size", 0)
+        if not torch.jit.is_scripting():
+            if torch.jit.is_tracing():
+                return _traced(tensors, divisor, square, pad_value)
+        height = square if square > 0 else max([tensor.shape[-2] for tensor in tensors])
+        width = square if square > 0 else max([tensor.shape[-1] for tensor in tensors])
+        if divisor > 1:
+            height, width = -(-height // divisor) * divisor, -(-width // divisor) * divisor
         sizes = [(tensor.shape[-2], tensor.shape[-1]) for tensor in tensors]
-        height, width = _padded_size(sizes, divisor, constraints.get("square_size", 0))
         if len(tensors) == 1:
-            # One call that can be traced for any size, where slices below would freeze it.
-            padding = (0, width - sizes[0][1], 0, height - sizes[0][0])
-            return ImageList(F.pad(tensors[0], padding, value=pad_value)[None], sizes)
-        batch = tensors[0].new_full((len(tensors), *tensors[0].shape[:-2], height, width), pad_value)
-        for image, tensor, (h, w) in zip(batch, tensors, sizes):
-            image[..., :h, :w].copy_(tensor)
-        return ImageList(batch.contiguous(), sizes)
+            padding = [0, width - sizes[0][1], 0, height - sizes[0][0]]
+            return ImageList(F.pad(tensors[0], padding, value=pad_value)[None].contiguous(), sizes)
+        shape = [len(tensors)] + list(tensors[0].shape[:-2]) + [height, width]
+        return ImageList(_filled(tensors, tensors[0].new_full(shape, pad_value)), sizes)
 
 
-def _padded_size(sizes: list[tuple[int, int]], divisor: int, square: int) -> tuple[int, int]:
-    if square > 0:
-        size = torch.tensor([square, square])
-    else:
-        size = torch.stack([shapes_to_tensor(s) for s in sizes]).amax(dim=0)
+def _filled(tensors: list[Tensor], batch: Tensor) -> Tensor:
+    for i, tensor in enumerate(tensors):
+        batch[i, ..., : tensor.shape[-2], : tensor.shape[-1]].copy_(tensor)
+    return batch
+
+
+def _traced(tensors: list[Tensor], divisor: int, square: int, pad_value: float) -> ImageList:
+    """The same with sizes that stay tensors: what the graph does follows the images that it is given."""
+    sizes = [shapes_to_tensor(tensor.shape[-2:]) for tensor in tensors]
+    size = torch.tensor([square, square]) if square > 0 else torch.stack(sizes).amax(dim=0)
     if divisor > 1:
         size = (size + divisor - 1).div(divisor, rounding_mode="floor") * divisor
-    return tuple(size) if torch.jit.is_tracing() else tuple(size.tolist())
+    height, width = size[0], size[1]
+    if len(tensors) == 1:
+        padding = (0, width - sizes[0][1], 0, height - sizes[0][0])
+        return ImageList(F.pad(tensors[0], padding, value=pad_value)[None], sizes)
+    batch = tensors[0].new_full((len(tensors), *tensors[0].shape[:-2], height, width), pad_value)
+    return ImageList(_filled(tensors, batch), sizes)

@@ -2,17 +2,26 @@
 
 import io
 import os
+import tempfile
 import unittest
 
 import numpy as np
 import torch
 
 from detectron2 import model_zoo
+from detectron2.config import LazyConfig
 from detectron2.data import DatasetCatalog
 from detectron2.data.detection_utils import read_image
+from detectron2.export import STABLE_ONNX_OPSET_VERSION
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.env import TORCH_VERSION
+from detectron2.utils.left_out import left_out
+
+_REASON = "scripted models and custom operators of ONNX are not here"
+convert_scripted_instances = left_out("convert_scripted_instances", __name__, _REASON)
+register_custom_op_onnx_export = left_out("register_custom_op_onnx_export", __name__, _REASON)
+unregister_custom_op_onnx_export = left_out("unregister_custom_op_onnx_export", __name__, _REASON)
 
 
 def get_model_no_weights(config_path) -> torch.nn.Module:
@@ -70,6 +79,31 @@ def reload_script_model(module) -> torch.jit.ScriptModule:
     torch.jit.save(module, buffer)
     buffer.seek(0)
     return torch.jit.load(buffer)
+
+
+def reload_lazy_config(cfg):
+    """A lazy config after a round trip through a file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "config.yaml")
+        LazyConfig.save(cfg, path)
+        return LazyConfig.load(path)
+
+
+def has_dynamic_axes(onnx_model) -> bool:
+    """Whether all dimensions of all inputs of an ONNX model have names instead of sizes."""
+    inputs = onnx_model.graph.input
+    return all(not dim.dim_param.isnumeric() for x in inputs for dim in x.type.tensor_type.shape.dim)
+
+
+def skipIfUnsupportedMinTorchVersion(min_version: str):
+    """Decorates tests that need at least this version of torch."""
+    return unittest.skipUnless(min_torch_version(min_version), f"needs torch {min_version} or newer")
+
+
+def skipIfUnsupportedMinOpsetVersion(min_opset_version: int, current_opset_version: int | None = None):
+    """Decorates tests that need at least this version of ONNX's operators."""
+    current = STABLE_ONNX_OPSET_VERSION if current_opset_version is None else current_opset_version
+    return unittest.skipIf(current < min_opset_version, f"needs ONNX opset {min_opset_version} or newer")
 
 
 def min_torch_version(min_version: str) -> bool:

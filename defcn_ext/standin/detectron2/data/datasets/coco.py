@@ -24,7 +24,7 @@ from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode, PolygonMasks
 from detectron2.utils.file_io import PathManager
 
-__all__ = ["load_coco_json", "convert_to_coco_dict", "convert_to_coco_json", "register_coco_instances"]
+__all__ = ["load_coco_json", "load_sem_seg", "convert_to_coco_dict", "convert_to_coco_json", "register_coco_instances"]
 
 logger = logging.getLogger(__name__)
 
@@ -230,6 +230,37 @@ def convert_to_coco_json(dataset_name: str, output_file: str, allow_cached: bool
         with PathManager.open(temporary, "w") as f:
             json.dump(convert_to_coco_dict(dataset_name), f)
         shutil.move(temporary, output_file)
+
+
+def load_sem_seg(gt_root: str, image_root: str, gt_ext: str = "png", image_ext: str = "jpg") -> list[dict[str, str]]:
+    """Records of pictures and of their semantic segmentations, which lie in two folders under equal names.
+
+    Args:
+        gt_root: folder of the segmentations, pictures of one class number a pixel. Folders inside are gone through.
+        image_root: folder of the images, laid out alike.
+        gt_ext, image_ext: ends of the names; other files are passed over.
+
+    Returns:
+        for each image, sorted by name, its `file_name` and `sem_seg_file_name`. Where one of a pair is missing, the
+        other is left out with a warning.
+
+    Raises:
+        AssertionError: there is not one pair.
+    """
+    images, truth = _files_by_name(image_root, image_ext), _files_by_name(gt_root, gt_ext)
+    both = sorted(images.keys() & truth.keys())
+    assert both, f"no image of {image_root} (*.{image_ext}) has a segmentation in {gt_root} (*.{gt_ext})"
+    if len(images) != len(both) or len(truth) != len(both):
+        text = "%s has %d images and %s %d segmentations; the %d that are in both are used"
+        logger.warning(text, image_root, len(images), gt_root, len(truth), len(both))
+    return [{"file_name": images[name], "sem_seg_file_name": truth[name]} for name in both]
+
+
+def _files_by_name(root: str, extension: str) -> dict[str, str]:
+    """Paths of the files that end so, by their path in the folder without that end."""
+    ending = f".{extension}"
+    paths = [os.path.join(folder, file) for folder, _, files in os.walk(root) for file in files]
+    return {os.path.relpath(path, root).removesuffix(ending): path for path in paths if path.endswith(ending)}
 
 
 def register_coco_instances(name: str, metadata: dict[str, Any], json_file: str, image_root: str) -> None:

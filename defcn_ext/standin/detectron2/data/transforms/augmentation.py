@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pprint
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,7 +79,7 @@ class Augmentation:
         return np.random.uniform(low, high, () if size is None else size)
 
     def __repr__(self) -> str:
-        """The constructor call, without the arguments that equal their defaults."""
+        """The constructor call, without the arguments that were left at their defaults."""
         shown = []
         for name, parameter in inspect.signature(type(self).__init__).parameters.items():
             if name == "self":
@@ -86,15 +87,12 @@ class Augmentation:
             if name not in self.__dict__:
                 return super().__repr__()
             value = self.__dict__[name]
-            if value is not parameter.default and not _equal(value, parameter.default):
-                shown.append(f"{name}={value!r}")
+            if value is not parameter.default:  # by identity, as in Detectron2: what was given is shown
+                text = pprint.pformat(value)
+                shown.append(f"{name}={'...' if chr(10) in text else text}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
     __str__ = __repr__
-
-
-def _equal(a: Any, b: Any) -> bool:
-    return type(a) is type(b) and bool(np.all(a == b))
 
 
 class _FixedAugmentation(Augmentation):

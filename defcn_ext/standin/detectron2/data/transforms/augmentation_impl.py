@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from fvcore.transforms.transform import HFlipTransform, NoOpTransform, Transform, VFlipTransform
 from PIL import Image
+from torch import Tensor
 
 from detectron2.data.transforms.augmentation import Augmentation, _as_augmentation
 from detectron2.data.transforms.colors import RandomBrightness, RandomContrast, RandomLighting, RandomSaturation
@@ -20,6 +22,7 @@ from detectron2.data.transforms.crops import (
     RandomExtent,
 )
 from detectron2.data.transforms.transform import ResizeTransform, RotationTransform
+from detectron2.layers.wrappers import shapes_to_tensor
 
 __all__ = [
     "FixedSizeCrop",
@@ -98,6 +101,7 @@ class ResizeShortestEdge(Augmentation):
         AssertionError: another style, or a range that is not two lengths.
     """
 
+    @torch.jit.unused
     def __init__(
         self,
         short_edge_length: int | Sequence[int],
@@ -113,7 +117,8 @@ class ResizeShortestEdge(Augmentation):
         )
         self._init(locals())
 
-    def get_transform(self, image: np.ndarray) -> Transform:
+    @torch.jit.unused
+    def get_transform(self, image):  # scripting reads the types even of what it leaves out, and knows no arrays
         height, width = image.shape[:2]
         if self.sample_style == "range":
             length = np.random.randint(self.short_edge_length[0], self.short_edge_length[1] + 1)
@@ -125,14 +130,26 @@ class ResizeShortestEdge(Augmentation):
 
     @staticmethod
     def get_output_shape(oldh: int, oldw: int, short_edge_length: int, max_size: int) -> tuple[int, int]:
-        """Height and width after the resize."""
+        """Height and width after the resize. It can be scripted, and traced for images of any size."""
+        if not torch.jit.is_scripting():
+            if torch.jit.is_tracing():
+                return _traced_output_shape(oldh, oldw, short_edge_length, max_size)
         scale = float(short_edge_length) / min(oldh, oldw)
         # The shorter side is the length itself, not a product that could round differently.
-        newh, neww = (short_edge_length, scale * oldw) if oldh < oldw else (scale * oldh, short_edge_length)
+        newh = float(short_edge_length) if oldh < oldw else scale * oldh
+        neww = scale * oldw if oldh < oldw else float(short_edge_length)
         if max(newh, neww) > max_size:
             shrink = float(max_size) / max(newh, neww)
             newh, neww = newh * shrink, neww * shrink
         return int(newh + 0.5), int(neww + 0.5)
+
+
+def _traced_output_shape(oldh: int, oldw: int, short_edge_length: int, max_size: int) -> tuple[Tensor, Tensor]:
+    """The same with sizes that stay tensors: what the graph does follows the images that it is given."""
+    old = shapes_to_tensor([oldh, oldw]).double()
+    new = torch.where(old == old.min(), float(short_edge_length), old * (short_edge_length / old.min()))
+    new = (new * (max_size / new.max()).clamp(max=1.0) + 0.5).long()
+    return new[0], new[1]
 
 
 class RandomResize(Augmentation):
