@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from defcn_ext.checkpoint import load_weights
-from defcn_ext.checkpoint.description import CLASSES
 from defcn_ext.config import UserError
 from defcn_ext.data import RobustMapper, UnreadableImageError
+from defcn_ext.data.classes import weights_of_run, with_classes
 from defcn_ext.data.pixels import pixels_of
 from defcn_ext.engine import Trainer
 from defcn_ext.engine.preflight import check_run, load_config
@@ -29,7 +29,6 @@ from defcn_ext.engine.stored_config import config_of
 from defcn_ext.meta_arch import DeFCN
 from defcn_ext.structures import DensePredictions, Points
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.structures import Instances
 
@@ -140,12 +139,13 @@ class Predictor:
             raise UserError(f"{source}: give its checkpoint too, such as output/model_final.pth")
         if dataset is not None:
             check_run(cfg, argparse.Namespace(num_gpus=1, num_machines=1, dist_url="", eval_only=True, resume=False))
+        cfg = with_classes(cfg, () if dataset is None else cfg.DATASETS.TEST, weights_of_run(cfg, False), keep=True)
         try:
             model = Trainer.build_model(cfg)
         except (ValueError, KeyError) as error:
             raise UserError(f"{source}: {error}") from error
-        names = load_weights(model, cfg.MODEL.WEIGHTS).get(CLASSES) or registered_names(cfg)
-        return cls(cfg, model, label or Path(source).stem, class_names=names)
+        load_weights(model, cfg.MODEL.WEIGHTS)
+        return cls(cfg, model, label or Path(source).stem, class_names=cfg.DATASETS.CLASSES)
 
     @overload
     def __call__(self, picture: Picture) -> Observation: ...
@@ -229,12 +229,6 @@ def config_of_checkpoint(weights: str, opts: Sequence[str]) -> CfgNode:
             return load_config(str(config), [*opts, "MODEL.WEIGHTS", weights])
     places = " or ".join(map(str, known))
     raise UserError(f"{weights}: holds no config, and none lies beside it ({places}); give the config, then the file")
-
-
-def registered_names(cfg: CfgNode) -> list[str]:
-    """Names of the classes of the first data set of a config that says them; none if no one does."""
-    found = (MetadataCatalog.get(name).get("thing_classes", []) for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN))
-    return next((list(names) for names in found if names), [])
 
 
 def score_maps(

@@ -146,6 +146,27 @@ def check_test_images(cfg: CfgNode) -> None:
         _checked(cfg, name, Dirt())
 
 
+def dicts_to_look_at(cfg: CfgNode, dataset_name: str) -> list[dict]:
+    """The records of a data set for pictures and counts: with the model's classes, and boxes in pixels of the files.
+
+    Files that cannot be read, and sizes that nothing explains, are left to those who look.
+
+    Raises:
+        UserError: its classes are not the model's.
+    """
+    order = class_order(cfg, dataset_name)
+    dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)
+    records = []
+    for record, placement in zip(dicts, place(dicts, _headers(cfg, dicts) or {}, Dirt())):
+        annotations = record.get("annotations") or []
+        if placement.frame:
+            annotations = [placement.frame.annotation(a) for a in annotations]
+        if order != sorted(order):
+            annotations = [{**a, "category_id": order.index(a["category_id"])} for a in annotations]
+        records.append({**record, "annotations": annotations})
+    return records
+
+
 def _checked(cfg: CfgNode, dataset_name: str, dirt: Dirt) -> list[dict]:
     """The records of a test set; those whose boxes lie in another picture than the file have its `frame`."""
     dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)

@@ -62,7 +62,7 @@ def write_sheet(
     output.mkdir(parents=True, exist_ok=True)
     scenes = [load_scene(record) for record in records]
     observations = [[predictor.observe(record) for record in records] for predictor in predictors]
-    names = MetadataCatalog.get(dataset).get("thing_classes", [])
+    names = predictors[0].class_names or MetadataCatalog.get(dataset).get("thing_classes", [])
     sheet = contact_sheet(scenes, detection_columns(predictors, observations, score), names)
     written = [output / "contact_sheet.png"]
     save(sheet, written[0])

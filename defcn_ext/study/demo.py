@@ -17,6 +17,7 @@ from tabulate import tabulate
 import defcn_ext
 from defcn_ext._text import minutes, number, say, without_nan
 from defcn_ext.config import UserError
+from defcn_ext.data.loaders import dicts_to_look_at
 from defcn_ext.engine.preflight import load_config
 from defcn_ext.evaluation.outcomes import SCORE
 from defcn_ext.pictures.drawing import contact_sheet, save, score_map_figure
@@ -25,7 +26,6 @@ from defcn_ext.pictures.sheets import detection_columns
 from defcn_ext.predictor import Predictor
 from defcn_ext.study.training import Run, load_trained, train_or_reuse
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 REPOSITORY = Path(defcn_ext.__file__).resolve().parents[1]
 CONFIGS = {"FCOS": "fcos.yaml", "DeFCN": "poto_3dmf_aux.yaml"}
@@ -77,9 +77,8 @@ def result_table(runs: Sequence[Run]) -> str:
 
 def write_pictures(predictors: Sequence[Predictor], runs: Sequence[Run], output: Path) -> list[tuple[Path, str]]:
     """Writes the figures. Returns their paths and what they show."""
-    dataset = predictors[0].cfg.DATASETS.TEST[0]
-    records = most_crowded(DatasetCatalog.get(dataset), SHEET_IMAGES, max_objects=MAX_OBJECTS)
-    names = MetadataCatalog.get(dataset).thing_classes
+    cfg, names = predictors[0].cfg, predictors[0].class_names
+    records = most_crowded(dicts_to_look_at(cfg, cfg.DATASETS.TEST[0]), SHEET_IMAGES, max_objects=MAX_OBJECTS)
     scenes = [load_scene(record) for record in records]
     seen = [[predictor.observe(record) for record in records] for predictor in predictors]
     plain = detection_columns(predictors, seen, SCORE, ["without_nms"])

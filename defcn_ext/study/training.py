@@ -16,6 +16,7 @@ from typing import Any
 
 from defcn_ext._text import minutes, number, say, write_whole
 from defcn_ext.config import UserError
+from defcn_ext.data.loaders import dicts_to_look_at
 from defcn_ext.engine import Trainer
 from defcn_ext.engine.preflight import check_run
 from defcn_ext.evaluation.outcomes import SCORE, Tally, judge, tally
@@ -23,7 +24,6 @@ from defcn_ext.pictures.scenes import load_scene
 from defcn_ext.pictures.sheets import above
 from defcn_ext.predictor import Predictor
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase
 from detectron2.utils.env import seed_all_rng
 
@@ -166,7 +166,7 @@ def load_trained(name: str, cfg: CfgNode, weights: str) -> Predictor:
 def count_outcomes(predictor: Predictor) -> Tally:
     """Outcomes of all detections without NMS on the validation images."""
     total = Tally()
-    for record in DatasetCatalog.get(predictor.cfg.DATASETS.TEST[0]):
+    for record in dicts_to_look_at(predictor.cfg, predictor.cfg.DATASETS.TEST[0]):
         objects = load_scene(record).objects
         found = above(predictor.observe(record).detections["without_nms"], SCORE)
         total += tally(judge(found, objects), len(objects))

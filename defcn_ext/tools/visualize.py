@@ -17,10 +17,10 @@ from pathlib import Path
 import defcn_ext  # noqa: F401  (makes detectron2 importable)
 from defcn_ext.config import UserError
 from defcn_ext.data import UnreadableImageError
+from defcn_ext.data.loaders import dicts_to_look_at
 from defcn_ext.pictures.scenes import most_crowded, spread
 from defcn_ext.pictures.sheets import SCORE_MAP_IMAGES, write_sheet
 from defcn_ext.predictor import Predictor
-from detectron2.data import DatasetCatalog
 
 MAX_IMAGES = 64  # of one sheet
 
@@ -66,7 +66,7 @@ def draw(args: argparse.Namespace) -> list[Path]:
     others = zip(args.compare_config, args.compare_weights)
     predictors = [first, *(Predictor.load(c, w, args.opts, dataset=dataset, output=args.output) for c, w in others)]
     choose = most_crowded if args.crowded else spread
-    records = choose(DatasetCatalog.get(dataset), args.images)
+    records = choose(dicts_to_look_at(first.cfg, dataset), args.images)
     return write_sheet(
         predictors, dataset, Path(args.output), records=records, score=args.score, with_score_maps=args.score_maps
     )

@@ -21,8 +21,8 @@ from pathlib import Path
 import defcn_ext  # noqa: F401  (makes detectron2 importable)
 from defcn_ext.config import UserError
 from defcn_ext.data import UnreadableImageError
+from defcn_ext.data.loaders import dicts_to_look_at
 from defcn_ext.pictures.labelling import choose_records, load_predictors, progress_of, write_label_pictures
-from detectron2.data import DatasetCatalog
 
 CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+|OUTPUT_DIR|SEED")  # ends the lists of files and numbers
 
@@ -63,7 +63,8 @@ def draw(args: argparse.Namespace) -> list[Path]:
     found = {"dataset": args.dataset, "branch": args.branch, "output": args.output}
     predictors = load_predictors(args.config_file, args.weights, args.opts, **found)
     progress = args.progress or [progress_of(p, w) for p, w in zip(predictors, args.weights)]
-    images = DatasetCatalog.get(predictors[0].cfg.DATASETS.TEST[0])
+    cfg = predictors[0].cfg
+    images = dicts_to_look_at(cfg, cfg.DATASETS.TEST[0])
     records = choose_records(images, args.images, name=args.image, crowded=args.crowded)
     return write_label_pictures(predictors, progress, records, Path(args.output), args.branch)
 

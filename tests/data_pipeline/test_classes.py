@@ -8,7 +8,7 @@ import torch
 from defcn_ext.config import UserError
 from defcn_ext.data import add_data_config, register_from_config
 from defcn_ext.data.classes import class_order, model_classes, weights_of_run, with_classes
-from defcn_ext.data.loaders import train_dicts
+from defcn_ext.data.loaders import dicts_to_look_at, train_dicts
 from defcn_ext.evaluation.own_terms import OwnTermsEvaluator
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
@@ -167,3 +167,9 @@ def test_the_checkpoint_that_a_run_starts_from(cfg, checkpoint, tmp_path):
     cfg.MODEL.WEIGHTS = "https://example.org/model.pth"
     assert weights_of_run(cfg, resume=False) == ""
     assert "mine_val" not in DatasetCatalog
+
+
+def test_pictures_show_a_set_in_the_models_classes(cfg, export):
+    register(cfg, export, mine_train=TRAIN, mine_val=VAL)
+    (record,) = dicts_to_look_at(cfg, "mine_val")
+    assert places([record], ["cat", "dog", "eel"]) == {name: list(box) for name, box in BOXES.items()}
