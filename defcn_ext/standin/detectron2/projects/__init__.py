@@ -1,0 +1,1 @@
+"""Detectron2's own extensions, none of which is here."""
