@@ -14,11 +14,13 @@ from torch.overrides import TorchFunctionMode
 
 from defcn_ext.config import UserError
 from defcn_ext.engine.preflight import load_config
+from defcn_ext.engine.stored_config import config_of
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import build_model
 from detectron2.modeling.backbone import build_resnet_backbone
 
+from .description import CLASSES, CONFIG
 from .detect import ANCHORS_A_CELL, OPTIONS, RGB, Detected, detect, is_caffe, resnet_options
 from .layouts import Renamed, rename, which_source
 from .reading import Checkpoint
@@ -50,6 +52,8 @@ class Conversion:
     dropped: Counter[str]
     notes: list[str] = field(default_factory=list)
     backbone_only: bool = False
+    # names of the classes, where the file says them
+    classes: list[str] | None = None
 
 
 def convert(
@@ -78,6 +82,8 @@ def convert(
     renamed = rename(source, checkpoint.state)
     if source in ("torchvision", "timm"):
         return _convert_backbone(checkpoint, source, renamed, opts)
+    if source == "defcn_ext":
+        return _convert_own(checkpoint, renamed, config, opts, inference)
     return _convert_detector(checkpoint, source, renamed, config, opts, inference)
 
 
@@ -108,7 +114,44 @@ def _convert_detector(
         _reorder_anchors(model, f"branches.{first}.", cfg.MODEL.DEFCN[main].ANCHORS)
         notes.append("anchors reordered, from scale-major as in Detectron2 to ratio-major")
     ordered = {key: model[key] for key in target}
-    return Conversion(ordered, cfg, source, found.title, base, options, found.preprocessing, dropped, notes)
+    return Conversion(
+        *(ordered, cfg, source, found.title, base, options, found.preprocessing, dropped, notes),
+        classes=_class_names(checkpoint, cfg.MODEL.DEFCN.NUM_CLASSES),
+    )
+
+
+def _convert_own(
+    checkpoint: Checkpoint, renamed: Renamed, config: str, opts: Sequence[str], inference: bool
+) -> Conversion:
+    """This project's own weights, without what a training keeps beside them."""
+    options: dict[str, Any] = {OPTIONS + "INFERENCE_ONLY": True} if inference else {}
+    changes = [*_pairs(options), *opts, "MODEL.DEVICE", "cpu"]
+    cfg = load_config(config, changes) if config else config_of(checkpoint, changes)
+    if cfg is None:
+        raise UserError(f"{checkpoint.path}: weights of this project, without their config: give it with --config")
+    target = target_shapes(cfg)
+    left = [key for key in renamed.state if inference and key.startswith("branches.") and key not in target]
+    state = {key: value for key, value in renamed.state.items() if key not in left}
+    base = config or f"the config in {checkpoint.path}"
+    _check(checkpoint, base, state, renamed.origin, renamed.unknown, target)
+    dropped = Counter(".".join(key.split(".")[:2]) for key in left)
+    return Conversion(
+        *({key: state[key] for key in target}, cfg, "defcn_ext", "a detector of this project", base, options, {}),
+        *(dropped, [f"left out: {', '.join(sorted(set(checkpoint.extras) - {CONFIG, CLASSES}))}"]),
+        classes=_class_names(checkpoint, cfg.MODEL.DEFCN.NUM_CLASSES),
+    )
+
+
+def _class_names(checkpoint: Checkpoint, count: int) -> list[str] | None:
+    """By this project's entry, or by that of mmdetection 2 or 3, where they are as many as the model's."""
+    meta = checkpoint.extras.get("meta")
+    places = [checkpoint.extras, *([meta, meta.get("dataset_meta")] if isinstance(meta, dict) else [])]
+    for place in (x for x in places if isinstance(x, dict)):
+        for key in (CLASSES, "CLASSES", "classes"):
+            names = place.get(key)
+            if isinstance(names, (list, tuple)) and len(names) == count and all(isinstance(x, str) for x in names):
+                return list(names)
+    return None
 
 
 def _detect(checkpoint: Checkpoint, source: str, renamed: Renamed, config: str) -> Detected:

@@ -37,6 +37,7 @@ MSRA = {
     "MODEL.RESNETS.STRIDE_IN_1X1": True,
 }
 CAFFE = {**MSRA, "MODEL.PIXEL_MEAN": [102.9801, 115.9465, 122.7717]}
+ONENET_COST = "MinCost(cls=2, l1=5, giou=2, select=matching)"
 # With one class: CrowdHuman, whose images hold more people than COCO's 100 detections.
 CROWD = {"TEST.DETECTIONS_PER_IMAGE": 500, "INPUT.MAX_SIZE_TEST": 1400}
 
@@ -71,14 +72,14 @@ def detect(path: str, source: str, renamed: Renamed, extras: Mapping[str, Any]) 
     per_cell = max(1, _size(state, "first.bbox_pred.weight") // 4)
     classes = max(1, _size(state, "first.cls_score.weight") // per_cell)
     found.options |= {OPTIONS + "NUM_CLASSES": classes, **_pyramid(source, state, found.notes)}
-    found.options |= {OPTIONS + "CONV_BIAS": "head.cls_subnet.0.bias" in state}
+    found.options |= {OPTIONS + "CONV_BIAS": "head.cls_subnet.0.bias" in state, **_sizes(state)}
     found.options |= resnet_options(path, state, BOTTOM_UP)
     if any(re.fullmatch(r"head\.cls_subnet\.\d+\.conv_offset\.weight", key) for key in state):
         found.options[OPTIONS + "DEFORM_TOWERS"] = True
     if classes == 80:
         found.options["DATASETS.TEST"] = ["coco_2017_val"]
     if classes == 1:
-        found.options = CROWD | _crowd_candidates(found) | found.options
+        found.options = CROWD | _crowd_options(found) | found.options
         found.notes.append("one class: taken for CrowdHuman, with 500 detections an image and long sides up to 1400")
     _check_statistics(state, BOTTOM_UP, found)
     return found
@@ -174,16 +175,43 @@ def _onenet(path: str, renamed: Renamed, extras: Mapping[str, Any]) -> Detected:
 
 def _retinanet(state: Mapping[str, Tensor], preprocessing: dict[str, Any]) -> Detected:
     options: dict[str, Any] = {OPTIONS + "LEVEL_SCALES": "head.scales.0.scale" in state}
-    if "head.cls_subnet.3.weight" not in state:  # convs at 0, 2, 4, 6: nothing but ReLU between them
-        options[OPTIONS + "NORM"] = ""
     return Detected("RetinaNet", "Base-DATE-RetinaNet.yaml", preprocessing, options)
 
 
-def _crowd_candidates(found: Detected) -> dict[str, int]:
-    """Candidates a level on CrowdHuman, where they are not COCO's."""
+def _crowd_options(found: Detected) -> dict[str, Any]:
+    """What differs between CrowdHuman and COCO: candidates a level, and the rule of DATE's released configs."""
     counts = {"DATE": 1000, "o2f": 5000, "OneNet": 500}
     kept = next((count for name, count in counts.items() if found.title.startswith(name)), None)
-    return {} if kept is None else {OPTIONS + "TOPK_CANDIDATES_TEST": kept}
+    options: dict[str, Any] = {} if kept is None else {OPTIONS + "TOPK_CANDIDATES_TEST": kept}
+    if found.title.startswith("DATE"):
+        options[OPTIONS + "ONE_TO_ONE.RULE"] = ONENET_COST
+        found.notes.append(f"released for CrowdHuman with {ONENET_COST}, which matters only for training on from here")
+    return options
+
+
+def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Widths, and number and norm of the towers' convs, where they are not the usual ones."""
+    step = 3 if _normed(state) else 2  # conv, norm, ReLU; or conv, ReLU
+    places = [int(m[1]) for key in state if (m := re.match(r"head\.(?:cls|bbox)_subnet\.(\d+)\.", key))]
+    found: dict[str, Any] = {
+        OPTIONS + "NUM_CONVS": max(places) // step + 1 if places else 4,
+        "MODEL.FPN.OUT_CHANNELS": _size(state, "backbone.fpn_output3.weight") or 256,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": _size(state, f"{BOTTOM_UP}stem.conv1.weight") or 64,
+    }
+    found[OPTIONS + "NORM"] = "GN" if _normed(state) or not places else ""
+    usual = {
+        OPTIONS + "NUM_CONVS": 4,
+        OPTIONS + "NORM": "GN",
+        "MODEL.FPN.OUT_CHANNELS": 256,
+        "MODEL.RESNETS.STEM_OUT_CHANNELS": 64,
+    }
+    return {key: value for key, value in found.items() if value != usual[key]}
+
+
+def _normed(state: Mapping[str, Tensor]) -> bool:
+    """Whether norms stand behind the towers' convs: weights of one axis."""
+    subnets = ("head.cls_subnet.", "head.bbox_subnet.")
+    return any(x.dim() == 1 for key, x in state.items() if key.startswith(subnets) and key.endswith(".weight"))
 
 
 def _pyramid(source: str, state: Mapping[str, Tensor], notes: list[str]) -> dict[str, str]:
@@ -207,8 +235,12 @@ def resnet_options(path: str, state: Mapping[str, Tensor], prefix: str) -> dict[
     if depth is None:
         raise UserError(f"{path}: {stages} blocks in the four stages: no ResNet of 18, 34, 50, 101 or 152 layers")
     options: dict[str, Any] = {"MODEL.RESNETS.DEPTH": depth}
+    last = f"{prefix}res2.0.conv{3 if deep else 2}.weight"
+    width, usual = _size(state, last), 256 if deep else 64
+    if not deep or width not in (0, usual):
+        options["MODEL.RESNETS.RES2_OUT_CHANNELS"] = width or usual
     if not deep:
-        return {**options, "MODEL.RESNETS.RES2_OUT_CHANNELS": 64}
+        return options
     width, a_group = (_size(state, f"{prefix}res2.0.conv2.weight", axis) for axis in (0, 1))
     if width and a_group and (width, a_group) != (64, 64):
         options |= {"MODEL.RESNETS.NUM_GROUPS": width // a_group, "MODEL.RESNETS.WIDTH_PER_GROUP": a_group}

@@ -17,7 +17,7 @@ from defcn_ext.config import UserError
 # A pattern that must match a whole name, and the new name; "" drops the entry.
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
-SOURCES = ("cvpods", "mmdet", "onenet", "torchvision", "timm")
+SOURCES = ("cvpods", "mmdet", "onenet", "torchvision", "timm", "defcn_ext")
 TOWERS = {"cls": "cls_subnet", "reg": "bbox_subnet"}
 COUNTERS: Rule = (r"(?:.+\.)?num_batches_tracked", "")
 FPN = "backbone"
@@ -54,6 +54,8 @@ def which_source(path: str, keys: Collection[str]) -> str:
     Raises:
         UserError: none of them; says what it is where that is known.
     """
+    if any(re.fullmatch(r"branches\.\w+\..+", key) for key in keys):
+        return "defcn_ext"
     marks = {
         "mmdet": r"bbox_head\.(?:cls_convs|conv_cls|predictors|retina_cls)\..+",
         "onenet": r"head\.(?:cls|reg)_conv_module\..+",
@@ -98,6 +100,8 @@ def rename(source: str, state: Mapping[str, Tensor]) -> Renamed:
 
 def rules_of(source: str, state: Mapping[str, Tensor]) -> list[Rule]:
     """The rules of a code base; those of mmdetection's heads depend on which one it is."""
+    if source == "defcn_ext":
+        return [(r".+", r"\g<0>")]
     if source in ("torchvision", "timm"):
         return [COUNTERS, (r"fc\.(?:weight|bias)", ""), *_resnet("", "")]
     if source == "onenet":

@@ -8,29 +8,47 @@ from typing import Any
 import torch
 import yaml
 
-from defcn_ext.config import add_defcn_config
+from defcn_ext._text import whole_file, write_whole
+from defcn_ext.config import UserError, add_defcn_config
 from detectron2.config import CfgNode, get_cfg
 
 from .convert import CONFIGS, Conversion, value_of
+from .description import CLASSES, describe
 
 AUTHOR = "defcn_ext, from "
+MADE_BY = "written by defcn_ext.tools.convert_checkpoint"
 OF_THIS_MACHINE = ("MODEL.DEVICE", "OUTPUT_DIR")
 
 
 def write(conversion: Conversion, out: Path) -> Path:
-    """Writes the weights in Detectron2's format, and their config to OUT.yaml, which stands alone. Returns the latter.
+    """Writes the weights in Detectron2's format, and beside them their config, which stands alone. Returns its path.
 
-    A backbone's names lack the model's prefix, so only there Detectron2 is asked to match names by their ends.
+    A detector's weights also carry the config and the names of the classes. A backbone's names lack the model's
+    prefix, so only there Detectron2 is asked to match names by their ends.
+
+    Raises:
+        UserError: a config that is not of this command's making lies where this one belongs.
     """
+    config = config_path(out)
+    if config.is_file() and MADE_BY not in config.read_text(encoding="utf-8", errors="replace").partition("\n")[0]:
+        raise UserError(f"{config}: is there, and would be replaced by the config of {out.name}; give OUT another name")
     weights = {
         "model": conversion.model,
         "__author__": AUTHOR + conversion.source,
         "matching_heuristics": conversion.backbone_only,
     }
-    config = Path(f"{out}.yaml")
-    torch.save(weights, out)
-    config.write_text(config_text(conversion, out))
+    if not conversion.backbone_only:
+        weights |= describe(conversion.cfg)
+        weights |= {} if conversion.classes is None else {CLASSES: conversion.classes}
+    with whole_file(out) as file:
+        torch.save(weights, file)
+    write_whole(config, config_text(conversion, out))
     return config
+
+
+def config_path(out: Path) -> Path:
+    """NAME.yaml for NAME.pth."""
+    return out.with_suffix(".yaml")
 
 
 def config_text(conversion: Conversion, out: Path) -> str:
@@ -45,7 +63,7 @@ def config_text(conversion: Conversion, out: Path) -> str:
     for key in _always(conversion):
         _put(keys, key, value_of(conversion.cfg, key))
     _put(keys, "MODEL.WEIGHTS", str(out.resolve()))
-    head = f"# {conversion.title}, weights from {conversion.source}, written by defcn_ext.tools.convert_checkpoint.\n"
+    head = f"# {conversion.title}, weights from {conversion.source}, {MADE_BY}.\n"
     return head + yaml.safe_dump(keys, sort_keys=False, default_flow_style=None, width=110)
 
 

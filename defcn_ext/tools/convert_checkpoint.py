@@ -6,7 +6,7 @@
 
 Which model it is, is told from the names and shapes of the weights. Every one of them must fit, and every one of the
 model's must be there; else the list of those that do not is printed, nothing is written, and the exit status is 1.
-Beside OUT comes OUT.yaml, a config that stands alone: the model, its input format and its inference.
+Beside OUT, such as o2f.pth, comes o2f.yaml, a config that stands alone: the model, its input format and its inference.
 
 sources:
   cvpods       DeFCN's releases: POTO and its relatives, 3D Max Filtering, FCOS, ATSS; also RetinaNet (and Detectron2's)
@@ -14,6 +14,7 @@ sources:
   onenet       OneNet's FCOS head on Detectron2
   torchvision  a ResNet or ResNeXt classifier, as MODEL.WEIGHTS to train from
   timm         the same, also as safetensors
+  defcn_ext    this project's own checkpoints, without what a training keeps in them
 
 KEY VALUE pairs at the end of the line change the config. Files are read without running anything that is in them.
 """
@@ -40,7 +41,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("input", metavar="IN", help="file of weights")
-    parser.add_argument("output", metavar="OUT", type=Path, help="file to write; OUT.yaml comes beside it")
+    parser.add_argument("output", metavar="OUT", type=Path, help="file to write; its config comes beside it")
     parser.add_argument("--from", dest="source", choices=[*SOURCES, "auto"], default="auto", help="default: auto")
     parser.add_argument("--config", default="", help="config that the weights must fit, instead of the one found")
     parser.add_argument("--inference", action="store_true", help="leave out the branches that only train")
@@ -70,6 +71,8 @@ def _check_output(path: Path, source: str) -> None:
     """
     if path.is_dir() or not path.parent.is_dir():
         raise UserError(f"{path}: {'a folder' if path.is_dir() else 'its folder does not exist'}; give a file name")
+    if path.suffix in (".yaml", ".yml"):
+        raise UserError(f"{path}: the name of a config; give the file of weights, such as {path.with_suffix('.pth')}")
     if path.resolve() == Path(source).resolve():
         raise UserError(f"{path}: the file that is read; give another name")
 

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from defcn_ext.checkpoint import Checkpoint
-from defcn_ext.checkpoint.convert import ConversionError, convert
+from defcn_ext.checkpoint import Checkpoint, describe
+from defcn_ext.checkpoint.convert import ConversionError, convert, target_shapes
 from defcn_ext.config import UserError
+from defcn_ext.engine.preflight import load_config
 from tests.checkpoint import layouts
 from tests.checkpoint.layouts import MANY, weights
+from tests.tiny import DATE_F, tiny_cfg
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BGR, CAFFE_BGR = [103.53, 116.28, 123.675], [102.9801, 115.9465, 122.7717]
@@ -267,3 +269,66 @@ def test_from_must_be_what_the_names_say():
     with pytest.raises(UserError, match="--from cvpods, but its names are those of mmdet"):
         run(layouts.o2f(), "cvpods")
     assert run(layouts.o2f(), "mmdet").source == "mmdet"
+
+
+@pytest.mark.parametrize("second", ["F", "R"])
+def test_crowdhuman_is_trained_by_the_cost_that_its_configs_have(second):
+    """20-date: the release's CrowdHuman configs say OneNet's cost, its COCO ones POTO."""
+    crowd, coco = (run(layouts.date(second, classes=count)) for count in (1, 80))
+    trained = load_config(str(CONFIGS / f"CrowdHuman/date_{second.lower()}_R_50_30k.yaml"), ["MODEL.DEVICE", "cpu"])
+    assert crowd.cfg.MODEL.DEFCN.ONE_TO_ONE.RULE == trained.MODEL.DEFCN.ONE_TO_ONE.RULE
+    assert crowd.cfg.MODEL.DEFCN.ONE_TO_ONE.RULE.startswith("MinCost(")
+    assert coco.cfg.MODEL.DEFCN.ONE_TO_ONE.RULE.startswith("POTO(")
+
+
+@pytest.mark.parametrize(
+    ("opts", "changed"),
+    [
+        (["NUM_CONVS", 2], {"MODEL.DEFCN.NUM_CONVS": 2}),
+        (["NUM_CONVS", 1, "NORM", ""], {"MODEL.DEFCN.NUM_CONVS": 1, "MODEL.DEFCN.NORM": ""}),
+        (["NUM_CONVS", 6, "CONV_BIAS", False], {"MODEL.DEFCN.NUM_CONVS": 6, "MODEL.DEFCN.CONV_BIAS": False}),
+    ],
+)
+@pytest.mark.parametrize("width", [64, 256])
+def test_numbers_of_convs_and_widths_are_those_of_the_shapes(opts, changed, width):
+    """A cvpods POTO of another size, made by renaming a model of ours."""
+    options = [x if i % 2 else f"MODEL.DEFCN.{x}" for i, x in enumerate(opts)]
+    sizes = ["MODEL.FPN.OUT_CHANNELS", width, "MODEL.RESNETS.STEM_OUT_CHANNELS", 32, "MODEL.RESNETS.RES2_OUT_CHANNELS"]
+    cfg = tiny_cfg(*options, *sizes, 64)
+    expected = target_shapes(cfg)
+    state = {k.replace("branches.one_to_one.", "head."): torch.zeros(()).expand(v) for k, v in expected.items()}
+    done = run(None, "cvpods", state=state)
+    assert {name: tuple(value.shape) for name, value in done.model.items()} == expected
+    assert all(value_of(done.cfg, key) == value for key, value in changed.items())
+    assert done.cfg.MODEL.FPN.OUT_CHANNELS == width and done.cfg.MODEL.RESNETS.STEM_OUT_CHANNELS == 32
+
+
+def test_a_checkpoint_of_ours_needs_no_more_than_its_config():
+    """Without the optimizer, and on request without the branches that only train."""
+    cfg = tiny_cfg(*DATE_F)
+    state = {name: torch.zeros(()).expand(shape) for name, shape in target_shapes(cfg).items()}
+    extras = {**describe(cfg), "thing_classes": ["a", "b", "c"], "trainer": {}, "iteration": 9}
+    whole, small = (run(None, state=state, extras=extras, inference=inference) for inference in (False, True))
+    assert whole.model.keys() == state.keys() and whole.cfg.MODEL.DEFCN == cfg.MODEL.DEFCN
+    assert whole.classes == ["a", "b", "c"] and whole.notes == ["left out: iteration, trainer"]
+    assert small.model.keys() == target_shapes(tiny_cfg(*DATE_F, "MODEL.DEFCN.INFERENCE_ONLY", True)).keys()
+    assert small.dropped == {"branches.one_to_many": len(state) - len(small.model)}
+    with pytest.raises(UserError, match="without their config: give it with --config"):
+        run(None, state=state)
+    state.pop("head.scales.0.scale")
+    with pytest.raises(ConversionError, match=r"missing: head\.scales\.0\.scale"):
+        run(None, state=state, extras=extras)
+
+
+@pytest.mark.parametrize(
+    "extras",
+    [
+        {"meta": {"CLASSES": ("person",)}},
+        {"meta": {"dataset_meta": {"classes": ("person",)}}},
+        {"meta": {"classes": ["person"]}},
+        {"thing_classes": ["person"]},
+    ],
+)
+def test_the_names_of_the_classes_come_from_the_file(extras):
+    assert run(layouts.o2f(classes=1), extras=extras).classes == ["person"]
+    assert run(layouts.o2f(classes=80), extras=extras).classes is None, "of another number"

@@ -8,8 +8,10 @@ import pytest
 import torch
 import torchvision
 
+from defcn_ext.checkpoint import classes_of
 from defcn_ext.engine.checkpointer import Checkpointer
 from defcn_ext.engine.preflight import load_config
+from defcn_ext.engine.stored_config import config_of
 from defcn_ext.tools import convert_checkpoint
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import build_model
@@ -37,8 +39,11 @@ def test_weights_and_config_load_strictly(tmp_path, capsys):
     status, text, _ = run(capsys, source, out)
     assert status == 0
     saved = torch.load(out, weights_only=True)
-    assert saved.keys() == {"model", "__author__", "matching_heuristics"} and saved["matching_heuristics"] is False
-    cfg = load_config(f"{out}.yaml", ["MODEL.DEVICE", "cpu"])
+    assert (
+        saved.keys() == {"model", "__author__", "matching_heuristics", "config", "thing_classes"}
+        and saved["matching_heuristics"] is False
+    )
+    cfg = load_config(str(out.with_suffix(".yaml")), ["MODEL.DEVICE", "cpu"])
     assert cfg.INPUT.FORMAT == "RGB" and cfg.MODEL.WEIGHTS == str(out) and cfg.MODEL.DEFCN.NUM_CLASSES == 1
     model = build_model(cfg)
     missing = []
@@ -62,23 +67,45 @@ def test_the_config_beside_the_weights_is_the_one_converted_for(tmp_path, capsys
     source, out = save(tmp_path / "in.pth", layouts.dw(dcn=True)), tmp_path / "dw.pth"
     status, text, _ = run(capsys, source, out, "MODEL.DEFCN.NMS_THRESH_TEST", 0.5)
     assert status == 0 and "NMS above IoU 0.5" in text
-    cfg = load_config(f"{out}.yaml", [])
+    cfg = load_config(str(out.with_suffix(".yaml")), [])
     assert cfg.MODEL.DEFCN.ONE_TO_MANY.REFINE.ENABLED and cfg.MODEL.DEFCN.DEFORM_TOWERS
     assert cfg.MODEL.RESNETS.DEFORM_ON_PER_STAGE == [False, True, True, True]
     assert cfg.MODEL.DEFCN.NMS and cfg.MODEL.DEFCN.NMS_THRESH_TEST == 0.5
     assert cfg.DATASETS.TEST == ("coco_2017_val",)
     # defaults too, where a wrong one would cost points
-    written = (tmp_path / "dw.pth.yaml").read_text()
+    written = (tmp_path / "dw.yaml").read_text()
     for key in ("FORMAT: RGB", "PIXEL_STD: [58.395, 57.12, 57.375]", "STRIDE_IN_1X1: false", "P6_FEATURE: p5"):
         assert key in written
     assert "DETECTIONS_PER_IMAGE: 100" in written and "DEVICE" not in written
+
+
+def test_the_weights_alone_are_enough(tmp_path, capsys):
+    """They carry the config that lies beside them, and COCO's names."""
+    source, out = save(tmp_path / "in.pth", layouts.o2f()), tmp_path / "o2f.pth"
+    assert run(capsys, source, out)[0] == 0
+    beside, inside = load_config(str(tmp_path / "o2f.yaml"), []), config_of(out)
+    assert inside.MODEL.DEFCN == beside.MODEL.DEFCN and inside.MODEL.RESNETS == beside.MODEL.RESNETS
+    assert inside.MODEL.PIXEL_MEAN == beside.MODEL.PIXEL_MEAN
+    assert inside.INPUT == beside.INPUT and inside.TEST == beside.TEST
+    assert len(classes_of(out)) == 80 and classes_of(out)[0] == "person"
+
+
+def test_a_config_of_the_users_is_not_replaced(tmp_path, capsys):
+    source, out = save(tmp_path / "in.pth", layouts.o2f()), tmp_path / "o2f.pth"
+    (tmp_path / "o2f.yaml").write_text("_BASE_: mine.yaml\n")
+    status, _, error = run(capsys, source, out)
+    assert status == 1 and "o2f.yaml: is there" in error and not out.exists()
+    (tmp_path / "o2f.yaml").unlink()
+    assert [run(capsys, source, out)[0] for _ in range(2)] == [0, 0], "its own it may replace"
+    status, _, error = run(capsys, source, tmp_path / "o2f.yaml")
+    assert status == 1 and "the name of a config" in error
 
 
 def test_inference_alone(tmp_path, capsys):
     source, out = save(tmp_path / "in.pth", layouts.date("R")), tmp_path / "date.pth"
     status, text, _ = run(capsys, source, out, "--from", "mmdet", "--inference")
     assert status == 0 and "4 branches.one_to_many" in text and "PIXEL_MEAN [102.9801, 115.9465, 122.7717]" in text
-    assert load_config(f"{out}.yaml", []).MODEL.DEFCN.INFERENCE_ONLY
+    assert load_config(str(out.with_suffix(".yaml")), []).MODEL.DEFCN.INFERENCE_ONLY
     assert not [key for key in torch.load(out)["model"] if "one_to_many" in key]
 
 
@@ -88,10 +115,10 @@ def test_a_backbone_is_something_to_train_from(tmp_path, capsys):
     torch.save(torchvision.models.resnet18().state_dict(), theirs)
     status, text, _ = run(capsys, theirs, out)
     assert status == 0 and "2 fc" in text and "ResNet-18" in text
-    resnet = [line for line in (tmp_path / "R-18.pth.yaml").read_text().split("\n") if "DEPTH" in line]
+    resnet = [line for line in (tmp_path / "R-18.yaml").read_text().split("\n") if "DEPTH" in line]
     assert "DEPTH: 18" in resnet[0]
     base = tmp_path / "train.yaml"
-    base.write_text(f"_BASE_: [{str(CONFIGS / 'Base-POTO.yaml')!r}, {str(out) + '.yaml'!r}]\n")
+    base.write_text(f"_BASE_: [{str(CONFIGS / 'Base-POTO.yaml')!r}, {str(out.with_suffix('.yaml'))!r}]\n")
     cfg = load_config(str(base), ["MODEL.DEVICE", "cpu"])
     assert cfg.INPUT.FORMAT == "RGB" and cfg.MODEL.WEIGHTS == str(out) and not cfg.MODEL.RESNETS.STRIDE_IN_1X1
     model = build_model(cfg)
@@ -119,7 +146,7 @@ def test_what_does_not_fit_is_listed_and_nothing_is_written(tmp_path, capsys):
     entries = [x for x in layouts.date() if x.theirs != "bbox_head.scales.2.scale"]
     out = tmp_path / "out.pth"
     status, text, error = run(capsys, save(tmp_path / "in.pth", entries), out)
-    assert status == 1 and text == "" and not out.exists() and not (tmp_path / "out.pth.yaml").exists()
+    assert status == 1 and text == "" and not out.exists() and not (tmp_path / "out.yaml").exists()
     assert error.startswith(f"error: {tmp_path}/in.pth: 1 entries do not fit")
     assert error.endswith("\n  missing: head.scales.2.scale (1,)\n")
 
