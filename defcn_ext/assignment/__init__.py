@@ -1,4 +1,4 @@
-from . import weighted_rules  # noqa: F401  (registers its rules)
+from . import combine, one_to_many, one_to_one, weighted_rules  # noqa: F401  (they register their rules)
 from .rules import Rule, build_rule, register_rule, rules
 from .steps import register_step, steps
 

@@ -34,9 +34,10 @@ def overlapping_anchors(low: float = 0.4) -> Candidates:
 
     def candidates(scene: Scene, quality: Quality) -> Pairs:
         points = scene.points
-        if points.anchors is None:
+        anchors = points.anchors
+        if anchors is None:
             raise ValueError("overlapping_anchors: the branch has no anchors; set its BOX_FORM to delta")
-        shape, stride, size = _shapes(points)
+        shape, stride, size = _shapes(points, anchors)
         own = padded(scene.image_sizes).flip(-1)[scene.image][:, None] / stride[:, None]
         return _visited(scene, shape, stride, torch.minimum(size, own.ceil()), low)
 
@@ -81,11 +82,11 @@ def _visited(scene: Scene, shape: Tensor, stride: Tensor, size: Tensor, low: flo
     return _pairs(scene, *rectangles(first.flatten(0, 1), last.flatten(0, 1)))
 
 
-def _shapes(points: Points) -> tuple[Tensor, Tensor, Tensor]:
+def _shapes(points: Points, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """For the M = L A shapes, level by level: (M, 2) width and height, (M,) stride, (M, 2) columns and rows."""
     device, count = points.xy.device, points.per_cell
     start = points.starts
-    corners = points.anchors[start[:, None] + torch.arange(count, device=device)].flatten(0, 1)
+    corners = anchors[start[:, None] + torch.arange(count, device=device)].flatten(0, 1)
     size = torch.tensor([(w, h) for h, w in points.sizes], device=device).repeat_interleave(count, dim=0)
     stride = torch.tensor(points.strides, dtype=torch.float32, device=device).repeat_interleave(count)
     return corners[:, 2:] - corners[:, :2], stride, size

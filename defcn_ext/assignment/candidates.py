@@ -47,6 +47,19 @@ def inside(uncovered: str = "drop") -> Candidates:
     return _local(None, uncovered)
 
 
+def prior_of(name: str, radius: float, uncovered: str) -> Candidates:
+    """The local prior of a name; for the options see its step.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name == "center":
+        return center(radius, uncovered)
+    if name == "inside":
+        return inside(uncovered)
+    raise ValueError(f"unknown spatial prior {name!r}; known: center, inside")
+
+
 @register_step("candidates")
 def near(radius: float = 1.7) -> Candidates:
     """Points strictly inside the box and nearer to its centre than `radius` strides, on every level (DW, Table 4)."""
@@ -224,6 +237,7 @@ def check_one_point_a_cell(points: Points, name: str) -> None:
 
 def _with_nearest(scene: Scene, pairs: Pairs) -> Pairs:
     """Adds, for every object without a candidate, the point nearest to its centre; the finest level wins ties."""
+    assert pairs.covered is not None
     alone = (~pairs.covered).nonzero().squeeze(1)
     middle = (scene.gt_boxes[alone, :2] + scene.gt_boxes[alone, 2:]) / 2
     distance, nearest, first = [], [], 0

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from torch import Tensor
+
+Ints = NDArray[np.int64]
+Doubles = NDArray[np.float64]
 
 
 def match_pairs(point: Tensor, object: Tensor, quality: Tensor, *, invalid: float = -1.0) -> Tensor:
@@ -28,13 +32,18 @@ def match_pairs(point: Tensor, object: Tensor, quality: Tensor, *, invalid: floa
 
     Raises:
         ValueError: a quality is not finite.
+
+    Example:
+        >>> point, object = torch.tensor([7, 8, 7]), torch.tensor([0, 0, 1])
+        >>> match_pairs(point, object, torch.tensor([0.9, 0.8, 0.5]))  # both want point 7
+        tensor([1, 2])
     """
     host = torch.stack([point.double(), object.double(), quality.double()]).cpu().numpy()
     chosen = match_on_host(host[0].astype(np.int64), host[1].astype(np.int64), host[2], invalid)
     return torch.from_numpy(chosen).to(point.device, non_blocking=True)
 
 
-def match_on_host(point: np.ndarray, object: np.ndarray, quality: np.ndarray, invalid: float) -> np.ndarray:
+def match_on_host(point: Ints, object: Ints, quality: Doubles, invalid: float) -> Ints:
     """`match_pairs` on numpy arrays. Equal qualities go to the pair of the smaller point index where that is free."""
     if not np.isfinite(quality).all():
         raise ValueError("match_pairs: a quality is not finite; give such pairs the worst quality first")
@@ -52,17 +61,17 @@ def match_on_host(point: np.ndarray, object: np.ndarray, quality: np.ndarray, in
     return order[_assign(row, column, gain, len(objects), len(points))]
 
 
-def _affordable(quality: np.ndarray, invalid: float, num_objects: int) -> float:
+def _affordable(quality: Doubles, invalid: float, num_objects: int) -> float:
     """A price of leaving an object out as small as the matching allows.
 
     Once it outweighs every rearrangement of the others, a lower `invalid` (such as -1e8) changes nothing but the
     precision of the sums.
     """
     spread = quality.max() - quality.min()
-    return max(invalid, quality.min() - (num_objects + 1) * (spread + 1))
+    return max(invalid, float(quality.min() - (num_objects + 1) * (spread + 1)))
 
 
-def _best_of_each_row(row: np.ndarray, gain: np.ndarray) -> np.ndarray:
+def _best_of_each_row(row: Ints, gain: Doubles) -> Ints:
     """Index of the largest gain in each row, the first of equals; `row` ascends."""
     start = np.flatnonzero(np.diff(row, prepend=-1))
     largest = np.maximum.reduceat(gain, start)
@@ -70,7 +79,7 @@ def _best_of_each_row(row: np.ndarray, gain: np.ndarray) -> np.ndarray:
     return hits[np.flatnonzero(np.diff(row[hits], prepend=-1))]
 
 
-def _assign(row: np.ndarray, column: np.ndarray, gain: np.ndarray, num_rows: int, num_columns: int) -> np.ndarray:
+def _assign(row: Ints, column: Ints, gain: Doubles, num_rows: int, num_columns: int) -> Ints:
     """Solves the assignment with the Jonker-Volgenant algorithm on sparse rows; each row may stay alone, at gain 0."""
     count = np.bincount(row, minlength=num_rows)
     # One private extra column a row stands for "unmatched". All costs are shifted to be positive, since the sparse
@@ -84,4 +93,5 @@ def _assign(row: np.ndarray, column: np.ndarray, gain: np.ndarray, num_rows: int
     rows, matched = min_weight_full_bipartite_matching(matrix)
     real = matched < num_columns
     width = num_columns + 1
-    return np.searchsorted(row * width + column, rows[real] * width + matched[real])
+    chosen: Ints = np.searchsorted(row * width + column, rows[real] * width + matched[real])
+    return chosen

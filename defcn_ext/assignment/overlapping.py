@@ -44,6 +44,9 @@ class Found(NamedTuple):
     location: Ints
     quality: Floats
 
+    def of(self, index: Ints | NDArray[np.bool_]) -> Found:
+        return Found(self.group[index], self.location[index], self.quality[index])
+
 
 NOTHING = Found(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
 NO_BOX = np.array([[np.inf], [np.inf], [-np.inf], [-np.inf]], dtype=np.float32)
@@ -128,9 +131,8 @@ class OverlapSearch:
                     group = (mine * len(self.start) + set_of_tile[its])[hit // cut.shape[1]]
                     location, overlap = cut[its].ravel()[hit], iou.ravel()[hit]
                     found.append(self._best_of_touching(objects, group, location, overlap, k))
-        whole = Found(*(np.concatenate(x) for x in zip(*found))) if found else NOTHING
-        order = np.argsort(whole.group, kind="stable")  # objects come image by image
-        return Found(*(x[order] for x in whole))
+        whole = _joined([NOTHING, *found])
+        return whole.of(np.argsort(whole.group, kind="stable"))  # objects come image by image
 
     def _touched(self, objects: Ints, hull: tuple[Floats, ...]) -> tuple[Ints, Ints]:
         """Row into the objects, and tile, wherever the tile's hull touches the object; by row."""
@@ -177,7 +179,7 @@ class OverlapSearch:
             group, location, quality = group[order], location[order], quality[order]
         kept = np.ones(len(group), dtype=bool)
         kept[k:] = group[k:] != group[: max(0, len(group) - k)]
-        return Found(group[kept], location[kept], quality[kept])
+        return Found(group, location, quality).of(kept)
 
     def _filled(self, objects: Ints, found: Found, k: int) -> tuple[Found, Ints]:
         """With points of quality 0 where a group has fewer than k above it, the first of the set that are not in it.
@@ -201,15 +203,11 @@ class OverlapSearch:
         index, point = self._indices(objects, group, location)
         spoilt = self.scene.boxes[point].sum(1) + self.scene.score(point, index)
         left_out = np.unique(group[~np.isfinite(spoilt.numpy())] // len(self.start))
-        every = Found(
-            np.concatenate([found.group, group]),
-            np.concatenate([found.location, location]),
-            np.concatenate([found.quality, np.zeros(len(group), dtype=np.float32)]),
-        )
+        every = _joined([found, Found(group, location, np.zeros(len(group), dtype=np.float32))])
         order = np.argsort(every.group, kind="stable")
         if len(left_out):
             order = order[~np.isin(every.group[order] // len(self.start), left_out)]
-        return Found(*(x[order] for x in every)), left_out
+        return every.of(order), left_out
 
     def _judge(self, objects: Ints, group: Ints, location: Ints, iou: Floats) -> Floats:
         index, point = self._indices(objects, group, location)
@@ -221,6 +219,14 @@ class OverlapSearch:
         """Object and batch-wide point of pairs."""
         index = objects[group // len(self.start)]
         return torch.from_numpy(index), torch.from_numpy(location + self.image[index] * self.num_points)
+
+
+def _joined(parts: list[Found]) -> Found:
+    return Found(
+        np.concatenate([x.group for x in parts]),
+        np.concatenate([x.location for x in parts]),
+        np.concatenate([x.quality for x in parts]),
+    )
 
 
 def _planes(boxes: Floats, num_points: int) -> Floats:
@@ -242,7 +248,7 @@ def _tiles(sizes: tuple[tuple[int, int], ...], per_cell: int) -> Ints:
 
 def _iou(a: Floats, b: Floats) -> Floats:
     """IoU of boxes given as four planes each, that broadcast."""
-    overlap = np.minimum(a[2], b[2])
+    overlap: Floats = np.minimum(a[2], b[2])
     overlap -= np.maximum(a[0], b[0])
     np.maximum(overlap, 0, out=overlap)
     height = np.minimum(a[3], b[3])

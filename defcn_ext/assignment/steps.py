@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from .expression import Call
 
+Build = TypeVar("Build", bound=Callable[..., Any])
 KINDS = ("candidates", "quality", "selection", "weighting")
 
 
@@ -31,7 +32,7 @@ class Step:
 _STEPS: dict[str, dict[str, Step]] = {kind: {} for kind in KINDS}
 
 
-def register_step(kind: str, *traits: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def register_step(kind: str, *traits: str) -> Callable[[Build], Build]:
     """Makes a function that returns a step known by its own name in `Combine`.
 
     Args:
@@ -42,7 +43,7 @@ def register_step(kind: str, *traits: str) -> Callable[[Callable[..., Any]], Cal
         ValueError: the name is taken.
     """
 
-    def add(build: Callable[..., Any]) -> Callable[..., Any]:
+    def add(build: Build) -> Build:
         if build.__name__ in _STEPS[kind]:
             raise ValueError(f"{kind} step {build.__name__!r} is registered already")
         _STEPS[kind][build.__name__] = Step(kind, build.__name__, build, frozenset(traits))
@@ -85,6 +86,22 @@ def _is_step(step: Step, option: str, value: object) -> bool:
     parameter = inspect.signature(step.build).parameters.get(option)
     required = parameter is not None and parameter.default is inspect.Parameter.empty
     return isinstance(value, Call) or (required and isinstance(value, str))
+
+
+def with_options_of(further: Callable[..., Any]) -> Callable[[Build], Build]:
+    """Shows the options of `further` as those of a function that hands its `**` arguments to it.
+
+    So their names and defaults are written once, where they mean something.
+    """
+
+    def extend(build: Build) -> Build:
+        own, theirs = (inspect.signature(x).parameters.values() for x in (build, further))
+        named = [x for x in own if x.kind is not inspect.Parameter.VAR_KEYWORD]
+        added = [x.replace(kind=inspect.Parameter.KEYWORD_ONLY) for x in theirs]
+        setattr(build, "__signature__", inspect.Signature([*named, *added]))  # noqa: B010  (mypy knows no such name)
+        return build
+
+    return extend
 
 
 def call_with(name: str, build: Callable[..., Any], options: dict[str, Any]) -> Any:

@@ -30,7 +30,7 @@ AnyQuality = TypeVar("AnyQuality", bound=Callable[[Scene, Tensor, Tensor], Tenso
 def rises_with_fit(quality: AnyQuality) -> AnyQuality:
     """Declares that a quality reads predictions only through `Scene.score` and `.logit`, `.iou` and `.giou`, with all
     of which it rises or stays, and `.l1`, with which it falls or stays. Only then can tiles bound it."""
-    quality.rises_with_fit = True
+    setattr(quality, "rises_with_fit", True)  # noqa: B010  (mypy knows no such name)
     return quality
 
 
@@ -42,7 +42,7 @@ def below_iou(exponent: float) -> Callable[[AnyQuality], AnyQuality]:
     """
 
     def declare(quality: AnyQuality) -> AnyQuality:
-        quality.iou_exponent = exponent
+        setattr(quality, "iou_exponent", exponent)  # noqa: B010
         return quality
 
     return declare

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,20 +18,17 @@ from . import weighting as weighting_steps
 from .progress import is_before
 from .rules import Rule, build_rule, register_rule
 from .scene import Scene
+from .steps import with_options_of
 
 
 @register_rule("O2F")
+@with_options_of(weighting_steps.soft_labels)
 def o2f(
     k: int = 7,
     alpha: float = 0.8,
     combine: str = "mul",
     radius: float = 1.5,
-    t_max: float = 0.6,
-    t_min: float = 0.2,
-    schedule: str = "step",
-    epochs: int = 12,
-    ambiguous: float = 0.4,
-    scaled: bool = True,
+    **label: Any,
 ) -> Rule:
     """One-to-few: one certain positive and some ambiguous ones, whose label falls over the training (CVPR 2023).
 
@@ -38,13 +36,21 @@ def o2f(
         k: positives an object, the certain one among them, as released; the paper's K = 7 counts the ambiguous ones
             alone, which is k = 8. Only points whose box overlaps the object count.
         alpha, combine, radius: of the POTO quality and of the center prior.
-        t_max, t_min, schedule, epochs, ambiguous, scaled: of the label; see `weighting.soft_labels`.
+        label: options of the label, those of `weighting.soft_labels`.
+
+    Example:
+        >>> from defcn_ext.assignment import build_rule, examples
+        >>> pairs = build_rule("O2F")(*examples.two_objects())
+        >>> pairs.object.bincount().tolist()
+        [7, 7]
+        >>> round(pairs.positive.max().item(), 3)
+        1.0
     """
     return Rule(
         candidate_steps.center(radius),
         _overlapping(quality_steps.poto(alpha, combine)),
         selection_steps.top_k(k, above=0.0),
-        weighting_steps.soft_labels(t_max, t_min, schedule, epochs, ambiguous, scaled),
+        weighting_steps.soft_labels(**label),
     )
 
 
@@ -77,6 +83,14 @@ def dw(
             the centre; "topk", the `size` nearest of each level. The latter two without the prior.
         form: "released" or "paper"; they differ in how the box enters the consistency, in what the positive weights
             are divided by, and in the curve of the negative weight (50-dw, section 6).
+
+    Example:
+        >>> from defcn_ext.assignment import build_rule, examples
+        >>> pairs = build_rule("DW")(*examples.two_objects())
+        >>> pairs.object.bincount().tolist()
+        [10, 80]
+        >>> round(pairs.positive.max().item(), 3)
+        0.71
     """
     if form not in ("released", "paper"):
         raise ValueError(f"DW: unknown form {form!r}; known: released, paper")
@@ -112,13 +126,31 @@ def _atss(weighting: weighting_steps.Weighting) -> Rule:
 
 @register_rule("GFL")
 def gfl() -> Rule:
-    """ATSS with the labels of quality focal loss (DW, Table 1)."""
+    """ATSS with the labels of quality focal loss (DW, Table 1).
+
+    Example:
+        >>> from defcn_ext.assignment import build_rule, examples
+        >>> pairs = build_rule("GFL")(*examples.two_objects())
+        >>> pairs.object.bincount().tolist()
+        [0, 4]
+        >>> round(pairs.positive.max().item(), 3)
+        0.033
+    """
     return _atss(weighting_steps.gfl())
 
 
 @register_rule("VFL")
 def vfl() -> Rule:
-    """ATSS with the labels of varifocal loss (DW, Table 1)."""
+    """ATSS with the labels of varifocal loss (DW, Table 1).
+
+    Example:
+        >>> from defcn_ext.assignment import build_rule, examples
+        >>> pairs = build_rule("VFL")(*examples.two_objects())
+        >>> pairs.object.bincount().tolist()
+        [0, 4]
+        >>> round(pairs.positive.max().item(), 3)
+        0.794
+    """
     return _atss(weighting_steps.vfl())
 
 
@@ -129,6 +161,14 @@ def tood(k: int = 13, beta: float = 6.0) -> Rule:
     Args:
         k: points an object, of all levels together.
         beta: exponent of the IoU in the alignment `s IoU^beta`.
+
+    Example:
+        >>> from defcn_ext.assignment import build_rule, examples
+        >>> pairs = build_rule("TOOD")(*examples.two_objects())
+        >>> pairs.object.bincount().tolist()
+        [9, 13]
+        >>> round(pairs.positive.max().item(), 3)
+        0.069
     """
     return Rule(
         dense.best_per_level(k),
@@ -157,6 +197,14 @@ def musu(k: int = 13, beta: float = 6.0) -> Rule:
 
     Args:
         k, beta: as for TOOD.
+
+    Example:
+        >>> from defcn_ext.assignment import build_rule, examples
+        >>> pairs = build_rule("MuSu")(*examples.two_objects())
+        >>> pairs.object.bincount().tolist()
+        [9, 13]
+        >>> round(pairs.positive.max().item(), 3)
+        0.069
     """
     return Rule(
         dense.best_per_level(k),
@@ -170,14 +218,14 @@ def musu(k: int = 13, beta: float = 6.0) -> Rule:
 class Hybrid(Rule):
     """A rule that hands over to another during the training; its own steps are the later rule's."""
 
-    early: Rule | None = None
+    early: Rule = field(kw_only=True)
     switch: float = 2 / 3
 
-    def __call__(self, *args, progress: float = 0.0, **options) -> Pairs:
-        """As `Rule.__call__`."""
-        if is_before(progress, self.switch):
-            return self.early(*args, progress=progress, **options)
-        return super().__call__(*args, progress=progress, **options)
+    def __call__(self, *args: Any, **options: Any) -> Pairs:
+        """As `Rule.__call__`; `progress` by name."""
+        if is_before(options.get("progress", 0.0), self.switch):
+            return self.early(*args, **options)
+        return super().__call__(*args, **options)
 
 
 @register_rule("HybridEpoch")
@@ -187,10 +235,16 @@ def hybrid_epoch(early: str = "FCOS", late: str = "POTO", switch: float = 2 / 3)
     Args:
         early, late: the names of two rules without weights, with their default options.
         switch: share of the training after which the second takes over; the papers do not give it.
+
+    Example:
+        >>> from defcn_ext.assignment import build_rule, examples
+        >>> pairs = build_rule("HybridEpoch")(*examples.two_objects())
+        >>> pairs.object.bincount().tolist()
+        [9, 4]
     """
     if not 0 < switch < 1:
         raise ValueError(f"HybridEpoch: switch must lie in (0, 1), got {switch}")
     first, second = build_rule(early), build_rule(late)
     if first.weighting is not None or second.weighting is not None:
         raise ValueError(f"HybridEpoch: {early} or {late} weights its pairs; take rules without weights")
-    return Hybrid(second.candidates, second.quality, second.selection, None, first, switch)
+    return Hybrid(second.candidates, second.quality, second.selection, early=first, switch=switch)

@@ -26,6 +26,10 @@ def paired_iou(a: Tensor, b: Tensor) -> Tensor:
 
     Args:
         a, b: (..., 4) boxes; the leading dimensions broadcast.
+
+    Example:
+        >>> paired_iou(torch.tensor([0.0, 0, 10, 10]), torch.tensor([[0.0, 0, 10, 5], [10, 0, 20, 10]]))
+        tensor([0.5000, 0.0000])
     """
     intersection, union = _intersection_and_union(a, b)
     return intersection / union.clamp(min=EPS)
@@ -36,6 +40,10 @@ def paired_giou(a: Tensor, b: Tensor) -> Tensor:
 
     Args:
         a, b: (..., 4) boxes; the leading dimensions broadcast.
+
+    Example:
+        >>> paired_giou(torch.tensor([0.0, 0, 10, 10]), torch.tensor([[0.0, 0, 10, 5], [20, 0, 30, 10]]))
+        tensor([ 0.5000, -0.3333])
     """
     intersection, union = _intersection_and_union(a, b)
     low = torch.minimum(a[..., :2], b[..., :2])
@@ -55,6 +63,10 @@ def giou_loss(predicted: Tensor, target: Tensor) -> Tensor:
 
     Raises:
         ValueError: the shapes differ or are not (P, 4).
+
+    Example:
+        >>> giou_loss(torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[0.0, 0, 10, 5]]))
+        tensor([0.5000])
     """
     _check_pairs("giou_loss", predicted, target)
     return 1 - paired_giou(predicted.float(), target.float())
@@ -64,6 +76,10 @@ def iou_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """`-log IoU` of each pair (Yu et al. 2016), in float32; constant below an IoU of 1e-6 (20-date, section 3).
 
     Arguments, result and errors are those of `giou_loss`.
+
+    Example:
+        >>> iou_loss(torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[0.0, 0, 10, 5]]))
+        tensor([0.6931])
     """
     _check_pairs("iou_loss", predicted, target)
     return -paired_iou(predicted.float(), target.float()).clamp(min=MIN_IOU).log()
@@ -76,6 +92,11 @@ def normalized_l1(a: Tensor, b: Tensor, image_sizes: Tensor, form: str = "cxcywh
         a, b: (..., 4) boxes; the leading dimensions broadcast.
         image_sizes: (..., 2) height and width of the image of each pair, pixels.
         form: the coordinates that are compared, "cxcywh" (DATE) or "xyxy" (OneNet).
+
+    Example:
+        >>> size = torch.tensor([100.0, 200.0])
+        >>> normalized_l1(torch.tensor([0.0, 0, 10, 10]), torch.tensor([0.0, 0, 20, 10]), size)
+        tensor(0.0750)
     """
     width_height = image_sizes.flip(-1)
     difference = (a - b) / torch.cat([width_height, width_height], dim=-1)

@@ -18,10 +18,15 @@ def product_logit(a: Tensor, b: Tensor) -> Tensor:
 
     Args:
         a, b: logits of any shapes that broadcast.
+
+    Example:
+        >>> product_logit(torch.tensor([0.0, -50.0]), torch.tensor([0.0, -50.0]))
+        tensor([  -1.0986, -100.0000])
     """
     # A graph that is recorded to be saved can hold no Python function.
-    plain = torch.jit.is_tracing() or not torch.is_grad_enabled()
-    return _product_logit(a, b) if plain else _ProductLogit.apply(a, b)
+    plain = torch.jit.is_tracing() or not torch.is_grad_enabled()  # type: ignore[attr-defined, no-untyped-call]
+    z: Tensor = _product_logit(a, b) if plain else _ProductLogit.apply(a, b)
+    return z
 
 
 def _product_logit(a: Tensor, b: Tensor) -> Tensor:
@@ -98,8 +103,14 @@ def background_focal_sum(
 
     Returns:
         A scalar.
+
+    Example:
+        >>> background_focal_sum(torch.zeros(2, 3), torch.tensor([0, 1, 2, 3, 4]))  # of the last entry alone
+        tensor(0.1733)
     """
-    return _BackgroundFocalSum.apply(logits.float().contiguous(), gamma, entries, ignored, constant_importance)
+    logits = logits.float().contiguous()
+    total: Tensor = _BackgroundFocalSum.apply(logits, gamma, entries, ignored, constant_importance)
+    return total
 
 
 def foreground_focal(logits: Tensor, gamma: float = 2.0) -> Tensor:
@@ -132,6 +143,11 @@ def focal_loss_sum(
 
     Raises:
         ValueError: the shapes disagree.
+
+    Example:
+        >>> nothing, zero = torch.zeros(0, dtype=torch.long), torch.tensor([0])
+        >>> focal_loss_sum(torch.zeros(1, 1), zero, zero), focal_loss_sum(torch.zeros(1, 1), nothing, nothing)
+        (tensor(0.0433), tensor(0.1300))
     """
     if logits.dim() != 2 or rows.shape != classes.shape or rows.dim() != 1:
         raise ValueError(

@@ -16,6 +16,11 @@ def worker_mean(value: Tensor, *, floor: float = 1.0) -> Tensor:
 
     Args:
         value: scalar tensor, the worker's own count.
+
+    Example:
+        >>> import torch
+        >>> worker_mean(torch.tensor(0.0)), worker_mean(torch.tensor(7))  # of one worker
+        (tensor(1.), tensor(7.))
     """
     value = value.detach().float()
     if comm.get_world_size() > 1:

@@ -32,6 +32,12 @@ def weighted_loss_sum(
 
     Returns:
         A scalar, float32.
+
+    Example:
+        >>> import torch
+        >>> zero, label = torch.tensor([0]), torch.tensor([0.3])
+        >>> weighted_loss_sum(torch.zeros(1, 1), zero, zero, label, 1 - label)
+        tensor(0.6931)
     """
     z = logits[rows, classes].float()
     of_pairs = (positive * F.softplus(-z) + negative * F.softplus(z)).sum()
@@ -67,6 +73,12 @@ def dual_losses(
     Returns:
         the positive sum `positive (-log s)`, the negative sum `P s^g (-log(1 - s))` over all entries, and the sum
         of `1 - P`: scalars, float32.
+
+    Example:
+        >>> import torch
+        >>> zero, weights = torch.tensor([0]), (torch.tensor([1.0]), torch.tensor([0.25]))
+        >>> dual_losses(torch.zeros(1, 1), zero, zero, *weights)
+        (tensor(0.6931), tensor(0.0433), tensor(0.7500))
     """
     entries, pair = (rows * logits.shape[1] + classes).unique(return_inverse=True)
     smallest = negative.new_ones(len(entries)).scatter_reduce(0, pair, negative, "amin")

@@ -1,5 +1,6 @@
 """One-to-few, with the numbers of 40-o2f."""
 
+import inspect
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from defcn_ext.assignment import build_rule
+from defcn_ext.assignment import build_rule, weighted_rules, weighting
 from defcn_ext.structures import Points
 from tests.assignment.scenes import POINTS, as_dict, crowd
 from tests.weighted_examples import O2F_POINTS, dense_o2f, o2f_conflict, o2f_example
@@ -157,3 +158,15 @@ def test_predictions_that_are_not_finite_are_never_positive():
     found = labels(build_rule("O2F", k=9)(*example.scene))
     assert sorted(found) == [x for x in O2F_POINTS if x not in (12, 17)]
     assert found[7] == (0, 1.0) and all(math.isfinite(t) for _, t in found.values())
+
+
+def test_the_options_of_the_label_are_written_once():
+    """Those of `soft_labels`, with their defaults, and no others."""
+    own = inspect.signature(weighted_rules.o2f).parameters
+    theirs = inspect.signature(weighting.soft_labels).parameters
+    assert list(own) == ["k", "alpha", "combine", "radius", *theirs]
+    assert all(own[name].default == x.default for name, x in theirs.items())
+    with pytest.raises(ValueError, match="unknown option 't_mix'; known: k, .*t_max"):
+        build_rule("O2F", t_mix=0.5)
+    with pytest.raises(ValueError, match="option t_max must be a float"):
+        build_rule("O2F", t_max="high")

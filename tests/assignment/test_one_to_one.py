@@ -1,5 +1,6 @@
 """POTO, ForegroundLoss, MinCost and Anchor: the papers' numbers, and the optimum of the full matrix."""
 
+import dataclasses
 import math
 
 import pytest
@@ -204,3 +205,40 @@ def test_an_object_without_positives_is_uncovered(rule):
     pairs = assign(rule, scores, boxes, torch.tensor([outside, small, ordinary]), torch.tensor([0, 0, 0]))
     has = [g in pairs.object.tolist() for g in range(3)]
     assert has[0] is False and has[2] is True and pairs.covered.tolist() == has
+
+
+@pytest.mark.parametrize("given_as", ["probabilities", "logits"])
+def test_costs_tell_small_scores_apart(given_as):
+    """Logits of -20 and -18.5 are other scores, in float32 too; the object takes the higher, though it comes later."""
+    points = Points.from_sizes([(1, 2)], [8])
+    logits, boxes = torch.tensor([[-20.0], [-18.5]]), torch.tensor([[0.0, 0, 16, 8]]).repeat(2, 1)
+    scores = logits.sigmoid() if given_as == "probabilities" else ScoreView.from_logits(logits)
+    scene = make_scene(points, scores, boxes, boxes[:1], torch.tensor([0]))
+    judged = quality.min_cost()(scene, torch.tensor([0, 1]), torch.tensor([0, 0]))
+    assert (judged[1] - judged[0]).item() == pytest.approx(2 * 0.25 * 1.5, rel=1e-4)
+    assert build_rule("MinCost")(points, scores, boxes, boxes[:1], torch.tensor([0])).point.tolist() == [1]
+
+
+def test_logits_tell_certain_scores_apart():
+    """From 17 on a probability is 1 in float32; the logits are not."""
+    points, boxes = Points.from_sizes([(1, 2)], [8]), torch.tensor([[0.0, 0, 16, 8]]).repeat(2, 1)
+    view = ScoreView.from_logits(torch.tensor([[18.5], [20.0]]))
+    pairs = build_rule("MinCost")(points, view, boxes, boxes[:1], torch.tensor([0]))
+    assert pairs.point.tolist() == [1]
+    with pytest.raises(ValueError, match=r"wants \(N R, K\)"):
+        ScoreView.from_logits(torch.zeros(2))
+
+
+def test_a_weighting_does_not_ask_the_quality_again():
+    """One question for the candidates; the selection hands the answers on, for the pairs that it keeps."""
+    rule, asked = build_rule("O2F"), []
+
+    def counted(scene, point, object):
+        asked.append(len(point))
+        return rule.quality(scene, point, object)
+
+    scene = crowd(20)
+    pairs = dataclasses.replace(rule, quality=counted)(POINTS, *scene)
+    assert len(asked) == 1 and asked[0] > len(pairs) > 0
+    expected = rule.quality(make_scene(POINTS, *scene), pairs.point, pairs.object)
+    assert torch.equal(pairs.quality, expected)
