@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -146,3 +148,67 @@ def test_pairs_are_picked_together():
 def test_ignored_points_stay_when_pairs_are_picked(index):
     pairs = Pairs(torch.tensor([5, 6]), torch.tensor([0, 1]), ignored=torch.tensor([1, 2, 3]))
     assert pairs[index].ignored.tolist() == [1, 2, 3] and pairs[index].point.tolist() == [6]
+
+
+def test_ltrb_is_the_inverse_of_boxes():
+    points = Points.from_sizes([(3, 4), (2, 2)], [8, 16])
+    distances = torch.randint(-20, 50, (2, len(points), 4), generator=torch.Generator().manual_seed(0)).float()
+    assert torch.equal(points.ltrb(points.boxes(distances)), distances)
+    assert points.ltrb(torch.tensor([0.0, 0, 10, 20]))[0].tolist() == [4, 4, 6, 16]
+
+
+def test_the_pairs_of_one_image():
+    pairs = Pairs(
+        torch.tensor([1, 7, 5, 9]),
+        torch.tensor([0, 1, 2, 1]),
+        positive=torch.tensor([0.1, 0.2, 0.3, 0.4]),
+        ignored=torch.tensor([3, 6]),
+        covered=torch.tensor([True, True, False]),
+    )
+    second = pairs.of_image(1, 5)
+    assert second.point.tolist() == [2, 0, 4] and second.object.tolist() == [1, 2, 1]
+    assert second.positive.tolist() == pytest.approx([0.2, 0.3, 0.4]) and second.ignored.tolist() == [1]
+    assert torch.equal(second.covered, pairs.covered)
+    assert len(pairs.of_image(2, 5)) == 0
+
+
+def test_dense_targets():
+    """A point of two objects stands for the one of the larger weight, of equal ones for the first pair's."""
+    pairs = Pairs(
+        torch.tensor([1, 3, 1, 0, 0]),
+        torch.tensor([0, 1, 1, 2, 0]),
+        positive=torch.tensor([0.1, 0.2, 0.3, 0.5, 0.5]),
+        ignored=torch.tensor([4]),
+    )
+    boxes = torch.arange(12.0).view(3, 4)
+    found = pairs.targets(6, boxes, torch.tensor([2, 0, 1]), num_classes=3)
+    assert found.classes.tolist() == [1, 0, 3, 0, -1, 3]
+    assert found.object.tolist() == [2, 1, -1, 1, -1, -1]
+    assert found.positive.tolist() == pytest.approx([0.5, 0.3, 0, 0.2, 0, 0])
+    assert torch.equal(found.boxes[[0, 1, 3]], boxes[[2, 1, 1]]) and not found.boxes[[2, 4, 5]].any()
+    hard = replace(pairs, positive=None, negative=None).targets(6, boxes, torch.tensor([2, 0, 1]), num_classes=3)
+    assert hard.classes.tolist() == [1, 2, 3, 0, -1, 3] and hard.positive.tolist() == [1, 1, 0, 1, 0, 0]
+
+
+def test_objects_from_lists():
+    sizes = [(10, 20), (30, 40), (5, 5)]
+    objects = Objects.from_lists([[[0, 0, 4, 4]], [], torch.ones(2, 4)], [[3], [], torch.tensor([1, 0])], sizes)
+    assert objects.boxes.shape == (3, 4) and objects.boxes.dtype == torch.float32
+    assert objects.classes.tolist() == [3, 1, 0] and objects.image.tolist() == [0, 2, 2]
+    assert objects.sizes.tolist() == [list(map(float, x)) for x in sizes]
+    none = Objects.from_lists([[], []], [[], []])
+    assert len(none) == 0 and none.boxes.shape == (0, 4) and none.classes.dtype == torch.long
+    assert len(Objects.from_lists([], [])) == 0
+
+
+@pytest.mark.parametrize(
+    "boxes, classes, message",
+    [
+        ([[[0, 0, 4, 4]]], [], "the same images, got 1 and 0"),
+        ([[[0, 0, 4]]], [[1]], r"image 0: boxes \(1, 3\)"),
+        ([[], [[0, 0, 4, 4]]], [[], [1, 2]], r"image 1: .* classes \(2,\)"),
+    ],
+)
+def test_lists_that_do_not_fit(boxes, classes, message):
+    with pytest.raises(ValueError, match=message):
+        Objects.from_lists(boxes, classes)

@@ -109,8 +109,14 @@ class AnchorBranch(PointBranch):
         known = self._places
         if known is None or known.sizes != points.sizes or known.xy.device != points.xy.device:
             with torch.inference_mode(False):  # they outlive this call, and training may use them
-                self._places = self._lay(points)
-        return self._places
+                known = self._places = self._lay(points)
+        return known
+
+    def _anchors(self, points: Points) -> Tensor:
+        """(A R, 4) of all points."""
+        anchors = self.places(points).anchors
+        assert anchors is not None
+        return anchors
 
     def _lay(self, points: Points) -> Points:
         return Points.with_anchors(
@@ -119,16 +125,17 @@ class AnchorBranch(PointBranch):
 
     def decode(self, points: Points, raw: Tensor) -> Tensor:
         """Boxes (N, R, 4) from deltas (N, R, 4), whose dw and dh are cut off at log(1000 / 16)."""
-        anchors = self.places(points).anchors
-        return self.transform.apply_deltas(raw.flatten(0, 1), anchors.repeat(raw.shape[0], 1)).view_as(raw)
+        anchors = self._anchors(points).repeat(raw.shape[0], 1)
+        boxes: Tensor = self.transform.apply_deltas(raw.flatten(0, 1), anchors)
+        return boxes.view_as(raw)
 
     def box_loss_of(self, points: Points, predictions: DensePredictions, objects: Objects, pairs: Pairs) -> Tensor:
         """(P,) the box loss of each pair, without weight; L1 sums the four deltas."""
         if self.box_loss != "delta_l1":
             return super().box_loss_of(points, predictions, objects, pairs)
-        places = self.places(points)
-        anchors = places.anchors[pairs.point % len(places)]
-        target = self.transform.get_deltas(anchors, objects.boxes[pairs.object])
+        anchors = self._anchors(points)
+        target: Tensor = self.transform.get_deltas(anchors[pairs.point % len(anchors)], objects.boxes[pairs.object])
+        assert predictions.deltas is not None
         return (predictions.deltas.flatten(0, 1)[pairs.point] - target).abs().sum(-1)
 
     def ignored(self, points: Points, objects: Objects, pairs: Pairs) -> Tensor | None:
@@ -137,7 +144,7 @@ class AnchorBranch(PointBranch):
             return pairs.ignored
         places = self.places(points)
         corner = places.xy - places.offset * places.stride[:, None]
-        extent = padded(objects.image_sizes).flip(-1)
+        extent = padded(objects.sizes).flip(-1)
         ignored = (corner[None] >= extent[:, None]).any(-1).flatten()
         if pairs.ignored is not None:
             ignored[pairs.ignored] = True

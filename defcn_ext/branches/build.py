@@ -94,7 +94,7 @@ def _needed_at_inference(cfg: CfgNode, kinds: dict[str, type[Branch]], needs: di
 
 def _build_branch(cfg: CfgNode, name: str, kind: type[Branch], in_channels: int) -> Branch:
     try:
-        branch = kind(cfg, name, in_channels)
+        branch: Branch = kind(cfg, name, in_channels)
         branch.try_rule()
     except ValueError as error:
         message = str(error)

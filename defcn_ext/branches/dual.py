@@ -100,13 +100,12 @@ class DualWeightingBranch(PointBranch):
             predictions.score_logits().flatten(0, 1),
             pairs.point,
             objects.classes[pairs.object],
-            pairs.positive,
-            pairs.negative,
+            *pairs.weights,
             ignored=self.ignored(points, objects, pairs),
             candidate_gamma=self.neg_gamma,
             detach_importance=self.detach_negative,
         )
-        box = (self.box_loss_of(points, predictions, objects, pairs) * pairs.positive).sum()
+        box = (self.box_loss_of(points, predictions, objects, pairs) * pairs.weights[0]).sum()
         count = worker_mean(torch.full((), float(len(objects)), device=objects.boxes.device))
         return {
             "cls_pos": self.cls_weight * positive / count,

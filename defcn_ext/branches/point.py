@@ -29,6 +29,14 @@ MAX_LOG_DISTANCE = math.log(1e5)  # beyond any image, and far from where areas o
 class PointBranch(Branch):
     """A predictor of one box a point, an assignment rule and hard losses. `PointBranch(num_classes=3)` is POTO's.
 
+    >>> branch, points = PointBranch(num_classes=3, in_channels=8), Points.from_sizes([(2, 2)], strides=[8])
+    >>> features = HeadFeatures(cls=[torch.rand(1, 8, 2, 2)], box=[torch.rand(1, 8, 2, 2)])
+    >>> objects = Objects.from_lists([[[1, 1, 9, 9]]], [[2]])
+    >>> predictions = branch(points, features)
+    >>> losses = branch.losses(points, predictions, objects, branch.assign(points, predictions, objects))
+    >>> sorted(losses)
+    ['box', 'cls']
+
     Args:
         num_classes: K.
         in_channels: C of the towers.
@@ -237,7 +245,7 @@ class PointBranch(Branch):
         if self.normalizer == "positives":
             return worker_mean(torch.full((), float(len(pairs)), device=objects.boxes.device))
         image = objects.image[pairs.object]
-        return torch.bincount(image, minlength=len(objects.image_sizes)).clamp(min=1).sum().float()
+        return torch.bincount(image, minlength=len(objects.sizes)).clamp(min=1).sum().float()
 
     def ignored(self, points: Points, objects: Objects, pairs: Pairs) -> Tensor | None:
         """(I,) points that the class loss leaves out, or None."""
@@ -249,7 +257,7 @@ class PointBranch(Branch):
         return loss(predictions.boxes.flatten(0, 1)[pairs.point], objects.boxes[pairs.object])
 
     def _l1(self, predictions: DensePredictions, objects: Objects, pairs: Pairs) -> Tensor:
-        sizes = objects.image_sizes[objects.image[pairs.object]]
+        sizes = objects.sizes[objects.image[pairs.object]]
         boxes = predictions.boxes.flatten(0, 1)[pairs.point]
         return normalized_l1(boxes, objects.boxes[pairs.object], sizes)
 

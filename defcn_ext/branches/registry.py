@@ -43,7 +43,8 @@ def branch_class(key: str, name: str) -> type[Branch]:
         known = ", ".join(repr(known) for known, _ in sorted(BRANCH_REGISTRY))
         hint = "MODEL.DEFCN.IMPORTS names modules that register others"
         raise ValueError(f"{key}: unknown type {name!r}; known: {known}; {hint}")
-    return BRANCH_REGISTRY.get(name)
+    kind: type[Branch] = BRANCH_REGISTRY.get(name)
+    return kind
 
 
 def branch_node(name: str, *others: str) -> CfgNode:

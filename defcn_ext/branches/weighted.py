@@ -79,8 +79,7 @@ class WeightedBranch(PointBranch):
             logits,
             pairs.point,
             classes,
-            pairs.positive,
-            pairs.negative,
+            *pairs.weights,
             ignored=self.ignored(points, objects, pairs),
             background=self.background,
         )
@@ -117,5 +116,6 @@ def check_losses(options: dict[str, Any]) -> None:
 
 def soft_label(pairs: Pairs) -> Tensor:
     """(P,) `positive / (positive + negative)`: where the pair's loss has its minimum; 0 where it has no weight."""
-    total = pairs.positive + pairs.negative
-    return torch.where(total > 0, pairs.positive / total.clamp(min=torch.finfo(total.dtype).tiny), 0.0)
+    positive, negative = pairs.weights
+    total = positive + negative
+    return torch.where(total > 0, positive / total.clamp(min=torch.finfo(total.dtype).tiny), 0.0)

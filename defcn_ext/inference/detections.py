@@ -20,6 +20,16 @@ from detectron2.structures import Boxes, Instances
 class Inference:
     """How detections are read off the predictions (00-common, section 9).
 
+    >>> from defcn_ext.branches import PointBranch
+    >>> points, branch = Points.from_sizes([(1, 2)], strides=[8]), PointBranch(num_classes=2, in_channels=8)
+    >>> boxes = points.boxes(torch.full((1, 2, 4), 4.0))
+    >>> predictions = DensePredictions(torch.tensor([[[2.0, -2], [-2, -9]]]), boxes)
+    >>> read = Inference(score_thresh=0.5, topk_per_level=10, detections_per_image=5, nms_thresh=0.6)
+    >>> (candidates,) = read.candidates(branch, points, predictions, image_sizes=[(8, 16)])
+    >>> found = read.finalize(candidates, nms=False)
+    >>> found.pred_boxes.tensor.tolist(), found.pred_classes.tolist()
+    ([[0.0, 0.0, 8.0, 8.0]], [0])
+
     Attributes:
         score_thresh: candidates must score strictly more; with centerness it is the class score that counts.
         topk_per_level: (point, class) pairs kept of each level.
@@ -52,7 +62,7 @@ class Inference:
     nms_clipped: bool = False
     peak_filter: PeakFilter | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.score_thresh > 1:
             raise ValueError(f"MODEL.DEFCN.SCORE_THRESH_TEST must not be above 1, got {self.score_thresh}")
         if not 0 <= self.nms_thresh <= 1:
@@ -146,7 +156,8 @@ class Inference:
         if self.nms_over_classes:
             groups = torch.zeros_like(groups)
         if not self.nms_per_level and not self.nms_range:
-            return batched_nms(boxes, scores, groups, self.nms_thresh)
+            kept: Tensor = batched_nms(boxes, scores, groups, self.nms_thresh)
+            return kept
         if recording():
             raise ValueError("MODEL.DEFCN.NMS_PER_LEVEL and NMS_RANGE are for studies; they cannot be exported")
         xy, stride, level = candidates.locations.split([2, 1, 1], dim=1)
@@ -158,11 +169,12 @@ class Inference:
         return greedy_nms(boxes, scores, groups, self.nms_thresh, xy=xy, reach=self.nms_range / 2 * stride[:, 0])
 
     def _compared_boxes(self, candidates: Instances) -> Tensor:
-        if not self.nms_clipped:
-            return candidates.pred_boxes.tensor
-        inside = candidates.pred_boxes.clone()
-        inside.clip(candidates.image_size)
-        return inside.tensor
+        boxes = candidates.pred_boxes
+        if self.nms_clipped:
+            boxes = boxes.clone()
+            boxes.clip(candidates.image_size)
+        tensor: Tensor = boxes.tensor
+        return tensor
 
 
 def _only_best_class(logits: Tensor) -> Tensor:

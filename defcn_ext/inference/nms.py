@@ -23,6 +23,10 @@ def greedy_nms(
     larger of their two reaches. Of equal scores the earlier counts as the better. Memory grows with M, not its square.
     Equal to Detectron2's `batched_nms` where nothing limits it, down to IoUs that lie at the threshold.
 
+    >>> boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30]])
+    >>> greedy_nms(boxes, torch.tensor([0.8, 0.9, 0.7]), torch.zeros(3, dtype=torch.long), 0.5).tolist()
+    [1, 2]
+
     Args:
         boxes: (M, 4).
         scores: (M,).
@@ -95,6 +99,7 @@ class _Conflicts:
         return intersection.div_(union) > self.threshold  # 0 / 0 is no overlap
 
     def _near(self, a: Tensor, b: Tensor) -> Tensor:
+        assert self.xy is not None and self.reach is not None
         dx = (self.xy[a, None, 0] - self.xy[b, 0]).abs_()
         dy = (self.xy[a, None, 1] - self.xy[b, 1]).abs_()
         return torch.maximum(dx, dy) < torch.maximum(self.reach[a, None], self.reach[b])

@@ -15,6 +15,10 @@ from defcn_ext.structures import Points
 class PeakFilter:
     """3D Max Filtering of the final scores instead of NMS (DeFCN, Table 5): only the peaks of each class stay.
 
+    >>> points = Points.from_sizes([(1, 4)], strides=[8])
+    >>> PeakFilter()(torch.tensor([[0.5], [0.9], [0.2], [0.3]]), points).flatten().tolist()
+    [False, True, False, True]
+
     The paper leaves open what the scores are; here they are the final ones, with the filter and with centerness.
 
     Attributes:
@@ -28,7 +32,7 @@ class PeakFilter:
     tau: int = 2
     kernel: int = 3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.tau < 0 or self.tau % 2:
             raise ValueError(f"MODEL.DEFCN.PEAK_FILTER.TAU must be even and not negative, got {self.tau}")
         if self.kernel < 1 or self.kernel % 2 == 0:

@@ -17,6 +17,11 @@ NUM_OFFSETS = 8
 class BoxRefinement(nn.Module):
     """Predicts an offset for the boundary point of each side, and takes the side's coordinate from there.
 
+    >>> points = Points.from_sizes([(2, 2)], strides=[8])
+    >>> boxes = points.boxes(torch.full((1, 4, 4), 3.0))
+    >>> BoxRefinement(16)([torch.rand(1, 16, 2, 2)], points, boxes).shape
+    torch.Size([1, 4, 4])
+
     Args:
         in_channels: C of the box tower.
         padding: what a boundary point beyond the map reads, "zeros" (as released) or the nearest "border".
@@ -32,6 +37,7 @@ class BoxRefinement(nn.Module):
         self.padding = padding
         self.offset = nn.Conv2d(in_channels, NUM_OFFSETS, 3, padding=1)
         nn.init.normal_(self.offset.weight, std=0.01)
+        assert self.offset.bias is not None
         nn.init.zeros_(self.offset.bias)
 
     def forward(self, features: Sequence[Tensor], points: Points, boxes: Tensor) -> Tensor:

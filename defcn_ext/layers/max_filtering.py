@@ -17,6 +17,10 @@ def max_over_neighbours(features: Sequence[Tensor], tau: int, kernel: int) -> li
     Equal to 3D max pooling over the stack of resized levels, of which only the slice of the current level is kept:
     an elementwise max over the levels, then one 2D max filter.
 
+    >>> fine, coarse = torch.tensor([[[[1.0, 0, 0, 0]]]]), torch.tensor([[[[0.0, 5.0]]]])
+    >>> [x.flatten().tolist() for x in max_over_neighbours([fine, coarse], tau=2, kernel=1)]
+    [[1.0, 1.25, 3.75, 5.0], [0.5, 5.0]]
+
     Args:
         features: (N, C, H_l, W_l) of each level, finest first.
         tau: number of neighbouring levels taken in, half of them on each side; even.
@@ -42,6 +46,10 @@ def max_over_neighbours(features: Sequence[Tensor], tau: int, kernel: int) -> li
 class MaxFiltering(nn.Module):
     """`ReLU(GN(max(conv(x)) + x))` over a pyramid; conv and norm are shared by the levels.
 
+    >>> levels = [torch.rand(1, 32, 8, 8), torch.rand(1, 32, 4, 4)]
+    >>> [tuple(x.shape) for x in MaxFiltering(32, tau=2, kernel=3)(levels)]
+    [(1, 32, 8, 8), (1, 32, 4, 4)]
+
     Parameter names are those of the released module (`conv`, `norm`), so that its weights carry over.
 
     Args:
@@ -64,6 +72,7 @@ class MaxFiltering(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
         self.norm = build_norm(norm, channels, "MaxFiltering: norm")
         nn.init.normal_(self.conv.weight, std=0.01)
+        assert self.conv.bias is not None
         nn.init.zeros_(self.conv.bias)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:

@@ -17,6 +17,11 @@ class SharedHead(nn.Module):
 
     Parameter names are those of the released DeFCN head.
 
+    >>> head = SharedHead(in_channels=32, num_levels=2, num_convs=1, norm="GN", conv_bias=True)
+    >>> features = head([torch.rand(1, 32, 4, 4), torch.rand(1, 32, 2, 2)])
+    >>> [tuple(x.shape) for x in features.cls], len(features.scales)
+    ([(1, 32, 4, 4), (1, 32, 2, 2)], 2)
+
     Args:
         in_channels: C of every level, kept by the towers.
         num_levels: number of pyramid levels.
@@ -54,7 +59,7 @@ class SharedHead(nn.Module):
         return HeadFeatures(
             cls=[self.cls_subnet(x) for x in features],
             box=[self.bbox_subnet(x) for x in features],
-            scales=self.scales,
+            scales=list(self.scales),
             pyramid=features,
         )
 
@@ -65,7 +70,7 @@ def _tower(channels: int, num_convs: int, norm: str, bias: bool, deform: bool) -
         last = index == num_convs - 1
         layers.append(DeformConv3x3(channels, bias=bias) if deform and last else conv3x3(channels, channels, bias=bias))
         if norm:
-            layers.append(build_norm(norm, channels, "MODEL.DEFCN.NORM"))
+            layers.append(build_norm(norm, channels, "MODEL.DEFCN.NORM") or nn.Identity())
         layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
 
@@ -74,12 +79,12 @@ def conv3x3(in_channels: int, out_channels: int, *, bias: bool = True, bias_valu
     """A 3x3 conv that starts from N(0, 0.01) weights and a constant bias (00-common, section 3)."""
     conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
     nn.init.normal_(conv.weight, std=0.01)
-    if bias:
+    if conv.bias is not None:
         nn.init.constant_(conv.bias, bias_value)
     return conv
 
 
-class DeformConv3x3(DeformConv2d):
+class DeformConv3x3(DeformConv2d):  # type: ignore[misc]  # torchvision has no types
     """A 3x3 conv whose nine taps move and are scaled as a conv of its own input says (Zhu et al. 2019).
 
     `conv_offset` starts at zero: the taps do not move, and each is scaled by sigmoid(0) = 0.5. Its 27 channels are
@@ -93,10 +98,12 @@ class DeformConv3x3(DeformConv2d):
             nn.init.zeros_(self.bias)
         self.conv_offset = nn.Conv2d(channels, 27, 3, padding=1)
         nn.init.zeros_(self.conv_offset.weight)
+        assert self.conv_offset.bias is not None
         nn.init.zeros_(self.conv_offset.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape in the weights' type, under autocast too: half is too coarse for places."""
         moves = self.conv_offset(x).to(self.weight.dtype)
         with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.to(self.weight.dtype), moves[:, :18], moves[:, 18:].sigmoid())
+            out: Tensor = super().forward(x.to(self.weight.dtype), moves[:, :18], moves[:, 18:].sigmoid())
+        return out

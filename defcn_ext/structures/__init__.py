@@ -6,8 +6,8 @@ Letters used in every docstring: `R` points of one image over all levels, `G` ob
 
 from .features import HeadFeatures
 from .objects import Objects
-from .pairs import Pairs
+from .pairs import DenseTargets, Pairs
 from .points import Points, recording
 from .predictions import DensePredictions, ScoreView
 
-__all__ = ["DensePredictions", "HeadFeatures", "Objects", "Pairs", "Points", "ScoreView", "recording"]
+__all__ = ["DensePredictions", "DenseTargets", "HeadFeatures", "Objects", "Pairs", "Points", "ScoreView", "recording"]

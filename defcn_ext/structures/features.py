@@ -14,6 +14,10 @@ from torch import Tensor, nn
 class HeadFeatures:
     """The features of the towers, level by level, finest first.
 
+    >>> levels = [torch.ones(1, 4, 2, 2), torch.ones(1, 4, 1, 1)]
+    >>> len(HeadFeatures(cls=levels, box=levels).detach().box)
+    2
+
     Attributes:
         cls, box: of each tower a tensor (N, C, H_l, W_l) a level.
         scales: of each level the factor on its raw boxes, as a function; none for a factor of 1.
@@ -41,4 +45,5 @@ def _constant(scale: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 def _call_with(module: nn.Module, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-    return torch.func.functional_call(module, parameters, (x,))
+    out: Tensor = torch.func.functional_call(module, parameters, (x,))
+    return out

@@ -11,12 +11,21 @@ from torch import Tensor
 
 def recording() -> bool:
     """Whether torch records a graph now: what is kept from this call, or read off it as a number, would freeze it."""
-    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return bool(torch.jit.is_tracing() or torch.compiler.is_compiling())  # type: ignore[attr-defined, no-untyped-call]
 
 
 @dataclass(frozen=True, eq=False)
 class Points:
     """The locations that predict, level by level, row-major inside a level.
+
+    >>> points = Points.from_sizes([(2, 3), (1, 2)], strides=[8, 16])
+    >>> len(points), points.counts, points.xy[4].tolist(), points.xy[7].tolist()
+    (8, [6, 2], [12.0, 12.0], [24.0, 8.0])
+    >>> box = points.boxes(torch.tensor([4.0, 4, 4, 4]))[4]
+    >>> box.tolist()
+    [8.0, 8.0, 16.0, 16.0]
+    >>> points.ltrb(box)[4].tolist()
+    [4.0, 4.0, 4.0, 4.0]
 
     Attributes:
         xy: (R, 2) centre of each cell, pixels of the network input.
@@ -105,3 +114,11 @@ class Points:
     def boxes(self, ltrb: Tensor) -> Tensor:
         """Turns distances (..., R, 4) to the left, top, right and bottom side, in pixels, into boxes (..., R, 4)."""
         return torch.cat([self.xy - ltrb[..., :2], self.xy + ltrb[..., 2:]], dim=-1)
+
+    def ltrb(self, boxes: Tensor) -> Tensor:
+        """The inverse of `boxes`: distances (..., R, 4) from each point to the sides of its box, negative outside.
+
+        Args:
+            boxes: (..., R, 4), or one box (4,) for all points.
+        """
+        return torch.cat([self.xy - boxes[..., :2], boxes[..., 2:] - self.xy], dim=-1)

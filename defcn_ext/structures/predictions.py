@@ -18,6 +18,10 @@ from .features import HeadFeatures
 class DensePredictions:
     """What one branch says at every point of a batch.
 
+    >>> predictions = DensePredictions(torch.zeros(1, 2, 3), torch.zeros(1, 2, 4), objectness=torch.zeros(1, 2, 1))
+    >>> predictions.score_logits().sigmoid()[0, 0].tolist()  # 0.5 of the class, times 0.5
+    [0.25, 0.25, 0.25]
+
     Attributes:
         logits: (N, R, K) class logits.
         boxes: (N, R, 4) decoded boxes, not clipped to the image; float32.
@@ -45,10 +49,10 @@ class DensePredictions:
         return replace(self, objectness=None)
 
     def detach(self) -> DensePredictions:
-        def cut(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x.detach()
-
-        return DensePredictions(cut(self.logits), cut(self.boxes), cut(self.objectness), cut(self.centerness))
+        """The same numbers without gradients, as assignment sees them; deltas and features are left out."""
+        objectness = None if self.objectness is None else self.objectness.detach()
+        centerness = None if self.centerness is None else self.centerness.detach()
+        return DensePredictions(self.logits.detach(), self.boxes.detach(), objectness, centerness)
 
     @torch.no_grad()
     def num_nonfinite(self) -> Tensor:
@@ -64,6 +68,10 @@ HIGH = 1e4  # a logit beyond doubt whose focal loss is still a number
 
 class ScoreView:
     """The scores of a batch as a (N R, K) matrix of probabilities that is computed only where it is read.
+
+    >>> view = ScoreView(DensePredictions(torch.tensor([[[0.0, 40.0]]]), torch.zeros(1, 1, 4)))
+    >>> view.shape, view[torch.tensor([0]), torch.tensor([0])].tolist(), view.logit(torch.tensor([0])).tolist()
+    (torch.Size([1, 2]), [0.5], [[0.0, 40.0]])
 
     Assignment reads a few hundred of its millions of entries. Index it with `[point]` for rows, `[point, class]` for
     entries; the index tensors broadcast. Where a logit is not finite the score is NaN.
@@ -128,10 +136,12 @@ class ScoreView:
         view = copy(self)
         view._logits = logits.float().nan_to_num(nan=HIGH, posinf=HIGH, neginf=-HIGH)
         if self._objectness is not None:
-            view._objectness = self._objectness[point].amax(1).float().nan_to_num(nan=HIGH, posinf=HIGH, neginf=-HIGH)
+            objectness = self._objectness[point].amax(1).float()
+            view._objectness = objectness.nan_to_num(nan=HIGH, posinf=HIGH, neginf=-HIGH)
         return view
 
     def _objectness_of(self, index: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        assert self._objectness is not None
         return self._objectness[index[0]] if isinstance(index, tuple) else self._objectness[index].unsqueeze(-1)
 
 
