@@ -22,7 +22,16 @@ DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
 @BRANCH_REGISTRY.register("anchor")
 class AnchorBranch(PointBranch):
-    """Predicts A boxes a cell as deltas (dx, dy, dw, dh) from anchors, each of which is a point to the assignment.
+    """Predicts A boxes a cell as deltas (dx, dy, dw, dh) from anchors.
+
+    Each anchor is a point of its own, with one box, to everything behind the predictor: assignment, losses, top-k, NMS
+    and its range, the peak filter. 3D Max Filtering and the score map have one channel an anchor. What anchors cannot
+    do, all of it refused with the reason:
+
+    - CENTERNESS and REFINE: both ask where in its object a point lies, and an anchor may lie outside;
+    - the losses of the types "weighted" and "dual", whose rules weight points;
+    - with several a cell: the rules that choose points by place or level (FCOS, ATSS, POTO's priors and others; what
+      they say names one that fits), and an auxiliary branch on top.
 
     Args:
         scales: sides of the anchors at ratio 1, in strides.
@@ -55,13 +64,8 @@ class AnchorBranch(PointBranch):
         self.per_cell = len(scales) * len(ratios)
         if options.get("centerness"):
             raise ValueError("CENTERNESS: anchors have none; set it to ''")
-        if options.get("max_filtering") is not None and self.per_cell > 1:
-            raise ValueError(
-                f"MAX_FILTERING: made for one point a cell, and the branch has {self.per_cell} anchors a cell; set "
-                "MAX_FILTERING.ENABLED to False"
-            )
-        if options.get("refinement") is not None or options.get("quality_convs") is not None:
-            raise ValueError("REFINE and QUALITY are made for points, not for anchors")
+        if options.get("refinement") is not None:
+            raise ValueError("REFINE: made for points, not for anchors; set REFINE.ENABLED to False")
         super().__init__(rule=rule, box_form=box_form, **options)
         with torch.device("cpu"):  # no weights: also there when the model is built on the meta device
             ratio, side = torch.tensor(ratios).repeat_interleave(len(scales)), torch.tensor(scales).repeat(len(ratios))

@@ -105,7 +105,7 @@ class PointBranch(Branch):
         if max_filtering is not None and quality_convs is None:
             quality_convs = 0
         # predicts the objectness; checkpoints know it by the name that DeFCN gave it
-        self.filter = None if quality_convs is None else score_map(in_channels, quality_convs)
+        self.filter = None if quality_convs is None else score_map(in_channels, quality_convs, self.per_cell)
         self.refinement = refinement
 
     @classmethod
@@ -198,7 +198,7 @@ class PointBranch(Branch):
         objectness = centerness = None
         if self.filter is not None:
             tower = seen.box if self.max3d is None else self.max3d(seen.box)
-            objectness = flatten_levels([self.filter(x) for x in tower])
+            objectness = flatten_levels([self.filter(x) for x in tower], self.per_cell)
         if self.centerness is not None:
             tower = seen.cls if self.centerness_tower == "cls" else seen.box
             centerness = flatten_levels([self.centerness(x) for x in tower])
@@ -267,15 +267,17 @@ class PointBranch(Branch):
         return product.sqrt() if self.centerness_score == "sqrt" else product
 
 
-def score_map(in_channels: int, num_convs: int) -> nn.Module:
+def score_map(in_channels: int, num_convs: int, channels: int = 1) -> nn.Module:
     """A map of one channel: `num_convs` convs of 64 channels with norm and ReLU before the last (o2f, section 3.4).
+
+    Anchors of a cell have a channel each.
 
     Raises:
         ValueError: the number is negative.
     """
     if num_convs < 0:
         raise ValueError(f"QUALITY.CONVS: must not be negative, got {num_convs}")
-    last = conv3x3(in_channels if num_convs == 0 else SCORE_MAP_CHANNELS, 1)
+    last = conv3x3(in_channels if num_convs == 0 else SCORE_MAP_CHANNELS, channels)
     if num_convs == 0:
         return last
     layers: list[nn.Module] = []

@@ -41,6 +41,7 @@ class Inference:
         nms_range: NMS compares boxes only whose points lie in one window of so many cells a side; odd, 0 for no
             limit. On one level that is `|dx|, |dy| <= nms_range // 2` cells. Across levels the cells are those of the
             coarser level, and the finer point must lie inside the window around the coarser point: with 1, in its cell.
+            Anchors of one cell lie at one place.
         nms_over_classes: NMS compares boxes of all classes, not only of one.
         nms_clipped: NMS compares what of the boxes lies inside the image (mmdetection); else the boxes as predicted. A
             box outside the image suppresses nothing then, and stays until empty boxes are dropped, after the final cut.
@@ -82,13 +83,7 @@ class Inference:
         Returns:
             for each image `Instances` with `pred_boxes` (not clipped), `scores`, `pred_classes`, `points`, the
             indices in [0, R) of the points they come from, and `locations`, (x, y, stride, level) of these points.
-
-        Raises:
-            ValueError: the points of a cell are several, and the peak filter or the range of NMS need one.
         """
-        for key, value in (("NMS_RANGE", self.nms_range), ("PEAK_FILTER", self.peak_filter)):
-            if value and points.per_cell > 1:
-                raise ValueError(f"MODEL.DEFCN.{key} needs one point a cell, this branch has {points.per_cell}")
         logits = predictions.score_logits()
         return [self._candidates_of_image(branch, points, predictions, logits, n, s) for n, s in enumerate(image_sizes)]
 

@@ -41,7 +41,8 @@ class PeakFilter:
     def __call__(self, scores: Tensor, points: Points) -> Tensor:
         """Which scores equal the maximum over the window and the neighbouring levels, resized bilinearly.
 
-        Equal maxima all stay. At a border, of the map or of the pyramid, the window holds what exists; points in the
+        Of several anchors a cell, each is compared with all that the window holds, those of its own cell too. Equal
+        maxima all stay. At a border, of the map or of the pyramid, the window holds what exists; points in the
         padding of an image are points like all others. A score that is NaN never stays and counts as 0 for the rest.
 
         Args:
@@ -50,7 +51,10 @@ class PeakFilter:
         Returns:
             (R, K) bool.
         """
-        levels = zip(scores.float().nan_to_num(nan=0.0).split(points.counts), points.sizes)
+        known = scores.float().nan_to_num(nan=0.0)
+        of_cells = known.unflatten(0, (-1, points.per_cell))  # (cells, A, K)
+        levels = zip(of_cells.amax(1).split([h * w for h, w in points.sizes]), points.sizes)
         maps = [x.T.reshape(1, -1, height, width) for x, (height, width) in levels]
         highest = max_over_neighbours(maps, self.tau, self.kernel)
-        return torch.cat([(x == y).flatten(2)[0].T for x, y in zip(maps, highest)]) & ~scores.isnan()
+        everywhere = torch.cat([x.flatten(2)[0].T for x in highest])
+        return (of_cells == everywhere[:, None]).flatten(0, 1) & ~scores.isnan()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from defcn_ext.branches import AnchorBranch, PointBranch, build_branches
+from defcn_ext.structures import HeadFeatures, Points
 from detectron2.modeling import build_model
 from tests.tiny import ALL, BOTH, DATE_F, DATE_R, MANY, ONE, tiny_cfg
 
@@ -43,9 +44,9 @@ def build(*opts):
         ((*DATE_R, MANY + "ANCHORS.RATIOS", [0.0]), "ONE_TO_MANY", "ANCHORS: give positive .*and \\[0.0\\]"),
         ((*DATE_R, MANY + "CENTERNESS", "cls"), "ONE_TO_MANY", "CENTERNESS: anchors have none; set it to ''"),
         (
-            (*DATE_R, MANY + "MAX_FILTERING.ENABLED", True),
+            (*DATE_R, MANY + "REFINE.ENABLED", True),
             "ONE_TO_MANY",
-            "MAX_FILTERING: .*9 anchors a cell; set MAX_FILTERING.ENABLED to False",
+            "REFINE: made for points, not for anchors; set REFINE.ENABLED to False",
         ),
         ((*DATE_F, MANY + "RULE", "RetinaNet"), "ONE_TO_MANY", "has no anchors; set its BOX_FORM to delta"),
         ((*DATE_R, MANY + "RULE", "FCOS"), "ONE_TO_MANY", "9 anchors a cell; take overlapping_anchors, or give .* one"),
@@ -122,3 +123,18 @@ def test_building_draws_the_first_branch_before_the_second():
     torch.manual_seed(0)
     alone = build(*DATE_R, "MODEL.DEFCN.BRANCHES", ["ONE_TO_ONE"])["one_to_one"]
     assert all(torch.equal(a, b) for a, b in zip(both.state_dict().values(), alone.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("key", ["MAX_FILTERING.ENABLED", "QUALITY.ENABLED"])
+def test_maps_that_multiply_the_scores_have_a_channel_an_anchor(key):
+    branch = build(*DATE_R, MANY + key, True)["one_to_many"]
+    points = Points.from_sizes([(2, 3), (1, 2)], [8, 16])
+    levels = [torch.rand(2, 64, h, w) for h, w in points.sizes]
+    predictions = branch(points, HeadFeatures(levels, levels))
+    assert predictions.objectness.shape == (2, 9 * 8, 1) and predictions.logits.shape == (2, 9 * 8, 3)
+    last = branch.filter if key.startswith("MAX") else branch.filter[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.copy_(torch.arange(9.0))
+    again = branch(points, HeadFeatures(levels, levels)).objectness
+    assert torch.equal(again.view(2, 8, 9), torch.arange(9.0).expand(2, 8, 9))

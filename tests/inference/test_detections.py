@@ -245,13 +245,30 @@ def test_nms_may_follow_the_peak_filter():
     assert make_inference().finalize(result, nms=True).points.tolist() == [3]
 
 
-@pytest.mark.parametrize("options, key", [({"nms_range": 3}, "NMS_RANGE"), ({"peak_filter": PeakFilter()}, "PEAK_F")])
-def test_several_anchors_a_cell_are_refused_where_cells_are_counted(options, key):
-    anchors = Points.with_anchors([(1, 2)], [8], torch.tensor([[4.0, 4.0], [2.0, 8.0]]))
-    scores = [[[0.9], [0.8], [0.7], [0.6]]]
-    with pytest.raises(ValueError, match=f"MODEL.DEFCN.{key}.* needs one point a cell, this branch has 2"):
-        find(scores, points=anchors, **options)
-    (result,) = find(scores, points=anchors, nms_per_level=True)
+TWO_SHAPES = torch.tensor([[4.0, 4.0], [2.0, 8.0]])
+
+
+def test_anchors_of_a_cell_lie_at_one_place_to_the_range_of_nms():
+    """Four cells in a row with two anchors each; the boxes of all overlap."""
+    anchors = Points.with_anchors([(1, 4)], [8], TWO_SHAPES)
+    scores = [[[0.9], [0.8], [0.7], [0.95], [0.6], [0.65], [0.75], [0.85]]]
+    kept = {}
+    for nms_range in (1, 3, 0):
+        (result,) = find(scores, points=anchors, nms_range=nms_range)
+        kept[nms_range] = make_inference(nms_range=nms_range).finalize(result, nms=True).points.tolist()
+    assert kept == {1: [3, 0, 7, 5], 3: [3, 7], 0: [3]}
+
+
+def test_of_the_anchors_of_a_window_the_highest_is_a_peak():
+    """As the same scores on a map of one point a cell, the higher anchor of each, would be."""
+    anchors = Points.with_anchors([(1, 5)], [8], TWO_SHAPES)
+    rng = torch.Generator().manual_seed(0)
+    scores = torch.rand(10, 3, generator=rng)
+    found = PeakFilter()(scores, anchors)
+    cells = scores.view(5, 2, 3)
+    alone = PeakFilter()(cells.amax(1), Points.from_sizes([(1, 5)], [8]))
+    assert torch.equal(found.view(5, 2, 3), (cells == cells.amax(1, keepdim=True)) & alone[:, None]) and found.any()
+    (result,) = find([[[0.9], [0.8], [0.7], [0.6]]], points=Points.with_anchors([(1, 2)], [8], TWO_SHAPES))
     assert make_inference(nms_per_level=True).finalize(result, nms=True).points.tolist() == [0]
 
 
