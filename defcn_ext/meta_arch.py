@@ -140,7 +140,9 @@ class DeFCN(nn.Module):
     def needs_to_detect(self, name: str) -> bool:
         """Whether detections depend on an entry of the state dict; those of branches that only train do not matter."""
         whole, _, rest = name.partition(".")
-        used = [self.test_branch, *([next(iter(self.branches))] if self.branches[self.test_branch].reads_first else [])]
+        used = [self.test_branch]
+        for branch in used:  # and those that these lean on
+            used += filter(None, (self.branches[branch].features_of, self.branches[branch].base))
         return whole != "branches" or rest.partition(".")[0] in used
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

@@ -69,6 +69,8 @@ def test_a_deployed_model_keeps_what_its_branch_leans_on():
     opts = (*THREE, SECOND + "TOWERS", "own", "MODEL.DEFCN.TEST_BRANCH", "THIRD")
     whole, small = build(*opts), build(*opts, "MODEL.DEFCN.INFERENCE_ONLY", True)
     assert list(small.branches) == ["second", "third"]
+    needed = {name.split(".")[1] for name in whole.state_dict() if "branches" in name and whole.needs_to_detect(name)}
+    assert needed == {"second", "third"}
     small.load_state_dict(whole.state_dict(), strict=False)
     with torch.no_grad():
         for a, b in zip(whole.eval()(batch()), small.eval()(batch()), strict=True):
