@@ -14,7 +14,10 @@ from tests.tiny import ALL, BOTH, DATE_R, DW_REFINE, MANY, O2F, ONE
 WIDE, NARROW = ("MODEL.FPN.OUT_CHANNELS", 32), ("MODEL.FPN.OUT_CHANNELS", 16, "MODEL.DEFCN.NORM", "")
 ALL_TOLD = ("MODEL.DEFCN.SCORE_THRESH_TEST", 0.0, "TEST.DETECTIONS_PER_IMAGE", 12, "MODEL.DEFCN.NUM_CONVS", 1)
 NO_TOWERS = ("MODEL.DEFCN.NUM_CONVS", 0)
-TWO_ANCHORS = (MANY + "ANCHORS.SCALES", [4.0, 6.0], MANY + "ANCHORS.RATIOS", [1.0])
+TWO_ANCHORS = (
+    *(MANY + "ANCHORS.SCALES", [4.0, 6.0], MANY + "ANCHORS.RATIOS", [1.0]),
+    *(MANY + "RULE", "RetinaNet(ties=near)"),  # equal ones were not told from near ones then
+)
 
 OLD = {
     "poto_3dmf_aux": (*ALL["poto_3dmf_aux"], *WIDE, *ALL_TOLD, *NO_TOWERS),
