@@ -14,6 +14,7 @@ from defcn_ext.branches import Branch, build_branches, build_towers
 from defcn_ext.checkpoint.strict import check_fit
 from defcn_ext.config import changed_trainer_keys
 from defcn_ext.inference import Inference
+from defcn_ext.inference.other_heads import score_threshold, tell_idle_keys
 from defcn_ext.inference.peak_filter import PeakFilter
 from defcn_ext.pictures.training import truth_and_detections
 from defcn_ext.structures import DensePredictions, HeadFeatures, Objects, Pairs, Points, recording
@@ -99,6 +100,7 @@ class DeFCN(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """The only place that reads the config; every key is described in `defcn_ext/config.py`."""
         options, peaks = cfg.MODEL.DEFCN, cfg.MODEL.DEFCN.PEAK_FILTER
+        tell_idle_keys(cfg)
         backbone = build_backbone(cfg)
         channels = _common_channels(backbone.output_shape(), options.IN_FEATURES)
         branches = build_branches(cfg, channels)
@@ -107,7 +109,7 @@ class DeFCN(nn.Module):
             "head": build_towers(cfg, channels, level_scales=options.LEVEL_SCALES),
             "branches": branches,
             "inference": Inference(
-                score_thresh=options.SCORE_THRESH_TEST,
+                score_thresh=score_threshold(cfg),
                 topk_per_level=options.TOPK_CANDIDATES_TEST,
                 topk_within_points=options.TOPK_WITHIN_POINTS,
                 one_class_per_point=options.ONE_CLASS_PER_POINT,
@@ -279,6 +281,7 @@ class DeFCN(nn.Module):
         uncovered, nonfinite = torch.stack([(~pairs.covered).sum(), predictions.num_nonfinite()]).tolist()
         get_event_storage().put_scalars(
             **{
+                f"{name}/objects": len(objects),
                 f"{name}/positives_per_object": len(pairs) / max(1, len(objects)),
                 f"{name}/uncovered_objects": uncovered,
                 f"{name}/nonfinite_predictions": nonfinite,

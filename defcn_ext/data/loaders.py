@@ -12,6 +12,7 @@ from defcn_ext.data.cleaning import clean_dataset_dicts
 from defcn_ext.data.coco_repair import check_pixels
 from defcn_ext.data.dirt import Dirt
 from defcn_ext.data.headers import Header, probe_headers_together, unreadable
+from defcn_ext.data.hints import tell_more_objects
 from defcn_ext.data.mapper import RobustMapper
 from defcn_ext.data.pixels import UnreadableImageError
 from defcn_ext.data.sizes import place
@@ -48,6 +49,7 @@ def train_dicts(cfg: CfgNode) -> list[dict]:
         found = [line for flaws in (*repairs, dirt) for line in flaws.lines()]
         found += [f"{len(crowds)} annotations are crowds, which are not trained on"] if crowds else []
         raise UserError(f"{source}: no image with an object is left: {'; '.join(found) or 'there are no annotations'}")
+    tell_more_objects(cfg, source, records)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         records = filter_images_with_only_crowd_annotations(records)
     return records
@@ -171,6 +173,7 @@ def _checked(cfg: CfgNode, dataset_name: str, dirt: Dirt) -> list[dict]:
     """The records of a test set; those whose boxes lie in another picture than the file have its `frame`."""
     dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)
     _check_pixels("DATASETS.TEST", dataset_name, dicts)
+    tell_more_objects(cfg, f"DATASETS.TEST {dataset_name}", dicts)
     headers = _headers(cfg, dicts) or {}
     broken = unreadable(headers)
     if broken:

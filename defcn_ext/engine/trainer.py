@@ -29,9 +29,11 @@ from defcn_ext.engine.fit import with_manifest
 from defcn_ext.engine.hooks import EvalHook, PreciseBN
 from defcn_ext.engine.memory import MemoryStats
 from defcn_ext.engine.precision import amp_dtype
+from defcn_ext.engine.preflight.batch_norm import check_batch_norm
 from defcn_ext.engine.processes import distributed, share_buffers
 from defcn_ext.engine.seeding import run_seed
 from defcn_ext.engine.train_step import TrainStep
+from defcn_ext.engine.uncovered import UncoveredObjects
 from defcn_ext.meta_arch import DeFCN
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
@@ -80,6 +82,7 @@ class Trainer(DefaultTrainer):
             accumulate=cfg.SOLVER.ACCUMULATE,
             amp_dtype=amp_dtype(cfg),
         )
+        check_batch_norm(cfg, model, self.data_loader.records, images_per_process(cfg) // cfg.SOLVER.ACCUMULATE)
         self.average = WeightAverage(model, cfg.SOLVER.EMA.DECAY) if cfg.SOLVER.EMA.ENABLED else None
         state = {"cfg": cfg, "trainer": weakref.proxy(self)}
         if self.average is None:
@@ -145,6 +148,7 @@ class Trainer(DefaultTrainer):
         write_period = min(WRITE_PERIOD, period) if period > 0 else WRITE_PERIOD
         return [
             *everywhere,
+            UncoveredObjects(),
             hooks.PeriodicCheckpointer(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD),
             EvalHook(period, self.evaluate),
             hooks.PeriodicWriter(self.build_writers(), period=write_period),
