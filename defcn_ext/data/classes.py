@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from defcn_ext.checkpoint import classes_of
 from defcn_ext.config import UserError
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -111,9 +112,15 @@ def with_classes(cfg: CfgNode, names: Iterable[str], weights: str = "", *, keep:
             the classes of the data, and are replaced by those where they are not (fine-tuning).
 
     Raises:
-        UserError: data sets, or data sets and a checkpoint that is to be kept, have classes of other names.
+        UserError: data sets, or data sets and a checkpoint that is to be kept, have classes of other names; or
+            DATASETS.CLASSES has those of the checkpoint in another order.
     """
-    remembered = _remembered(weights) if weights and not cfg.DATASETS.CLASSES else None
+    remembered = _remembered(weights) if weights else None
+    by_hand = list(cfg.DATASETS.CLASSES)
+    if remembered and by_hand and by_hand != remembered and sorted(by_hand) == sorted(remembered):
+        raise UserError(f"{KEY}: {weights} has these classes in another order ({_listed(remembered)}): leave it empty")
+    if by_hand:
+        remembered = None  # whoever names the model's outputs knows better than the file
     classes, source = (remembered, weights) if remembered and keep else _given(cfg)
     if remembered and not keep:
         if sorted(remembered) == sorted(classes):
@@ -133,8 +140,6 @@ def with_classes(cfg: CfgNode, names: Iterable[str], weights: str = "", *, keep:
 
 
 def _remembered(weights: str) -> list[str] | None:
-    from defcn_ext.checkpoint import classes_of
-
     try:
         return classes_of(weights)
     except UserError:  # told in full by those who need more than names from it

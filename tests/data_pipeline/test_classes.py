@@ -156,6 +156,15 @@ def test_a_checkpoint_of_other_classes_is_fine_tuned_but_not_evaluated(cfg, expo
     assert with_classes(cfg, ("mine_val",), checkpoint, keep=True).DATASETS.CLASSES == ("cat",)
 
 
+def test_the_classes_of_a_checkpoint_by_hand_in_another_order_are_refused(cfg, export, checkpoint):
+    register(cfg, export, mine_train=TRAIN, mine_val=VAL)
+    cfg.DATASETS.CLASSES = ("eel", "dog", "cat")
+    assert with_classes(cfg, ("mine_val",), checkpoint, keep=True).DATASETS.CLASSES == ("eel", "dog", "cat")
+    cfg.DATASETS.CLASSES = ("cat", "dog", "eel")
+    with pytest.raises(UserError, match=r"DATASETS\.CLASSES: .*model\.pth has these .* order \(eel, dog, cat\)"):
+        with_classes(cfg, ("mine_val",), checkpoint, keep=True)
+
+
 def test_the_checkpoint_that_a_run_starts_from(cfg, checkpoint, tmp_path):
     cfg.MODEL.WEIGHTS = checkpoint
     assert weights_of_run(cfg, resume=True) == checkpoint

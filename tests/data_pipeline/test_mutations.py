@@ -138,7 +138,7 @@ def test_the_valid_file_passes(folder):
     assert go_through(json.dumps(valid()).encode(), folder) == "evaluated"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32))
 def test_mutated_files(folder, seed):
     go_through(mutate(valid(), random.Random(seed)), folder)
