@@ -27,7 +27,7 @@ from detectron2.data.samplers import (
     TrainingSampler,
 )
 from detectron2.utils import comm
-from tests.standin import says
+from tests.standin import raised, says
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +54,6 @@ def world(monkeypatch):
 
 def first(iterable, n):
     return list(itertools.islice(iterable, n))
-
-
-def raised(function, *args, **kwargs) -> str | None:
-    try:
-        function(*args, **kwargs)
-    except Exception as error:
-        return type(error).__name__
-    return None
 
 
 def worlds(z, prefix):
