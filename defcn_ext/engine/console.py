@@ -2,13 +2,9 @@
 
 import datetime
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
-from defcn_ext.config import UserError
-from defcn_ext.data.pixels import UnreadableImageError
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 
 
@@ -51,21 +47,3 @@ class ProgressPrinter(EventWriter):
         seconds = storage.history("time").median(1000) * (self.max_iter - storage.iter - 1)
         storage.put_scalar("eta_seconds", seconds, smoothing_hint=False)
         return f"eta: {datetime.timedelta(seconds=int(seconds))}"
-
-
-@contextmanager
-def mistakes_told_in_one_line() -> Iterator[None]:
-    """Inside, Detectron2's training loop tells a mistake of the user's without the traceback of ours."""
-
-    def without_traceback(record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, (UserError, UnreadableImageError)):
-            record.msg, record.args, record.exc_info = "The training ends: %s", (error,), None
-        return True
-
-    loop = logging.getLogger("detectron2.engine.train_loop")
-    loop.addFilter(without_traceback)
-    try:
-        yield
-    finally:
-        loop.removeFilter(without_traceback)

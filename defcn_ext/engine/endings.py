@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from defcn_ext.config import UserError
-from defcn_ext.data.mapper import UnreadableImageError
+from defcn_ext.data.pixels import UnreadableImageError
 
 # A file system that takes no more.
 DISK = {errno.ENOSPC, errno.EROFS, errno.EIO, errno.EFBIG} | {getattr(errno, "EDQUOT", errno.ENOSPC)}
@@ -29,17 +31,22 @@ def is_lost_peer(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(part in str(error) for part in LOST_PEER)
 
 
-class OneLine(logging.Filter):
-    """Takes the traceback off what training logs of errors that need none."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if record.exc_info else None
-        line = None if error is None else for_the_user(error)
-        if error is not None and is_lost_peer(error):
-            line = "another process of it is gone"
-        if line is not None:
-            record.msg, record.args, record.exc_info = "The training ends: %s", (line,), None
-        return True
+@contextmanager
+def mistakes_told_in_one_line() -> Iterator[None]:
+    """Inside, Detectron2's training loop logs errors that need no traceback without one."""
+    loop = logging.getLogger("detectron2.engine.train_loop")
+    loop.addFilter(_without_traceback)
+    try:
+        yield
+    finally:
+        loop.removeFilter(_without_traceback)
 
 
-logging.getLogger("detectron2.engine.train_loop").addFilter(OneLine())
+def _without_traceback(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    line = None if error is None else for_the_user(error)
+    if error is not None and is_lost_peer(error):
+        line = "another process of it is gone"
+    if line is not None:
+        record.msg, record.args, record.exc_info = "The training ends: %s", (line,), None
+    return True

@@ -22,9 +22,10 @@ from defcn_ext.data.mapper import RobustMapper
 from defcn_ext.data.register import check_num_classes, register_from_config
 from defcn_ext.engine import solver
 from defcn_ext.engine.checkpointer import Checkpointer
-from defcn_ext.engine.console import ProgressPrinter, mistakes_told_in_one_line
+from defcn_ext.engine.console import ProgressPrinter
 from defcn_ext.engine.data_order import ResumableLoader, build_sampler, images_per_process
 from defcn_ext.engine.ema import AveragedCheckpointer, WeightAverage
+from defcn_ext.engine.endings import mistakes_told_in_one_line
 from defcn_ext.engine.fit import with_manifest
 from defcn_ext.engine.hooks import EvalHook, PreciseBN
 from defcn_ext.engine.memory import MemoryStats
