@@ -138,7 +138,7 @@ def test_average_is_evaluated_and_written_while_training_keeps_its_own_weights(t
 def test_checkpoint_has_detectron2s_layout(tiny_entry, tmp_path):
     run(tiny_cfg(tiny_entry, tmp_path / "out"))
     saved = load(tmp_path / "out")
-    assert list(saved) == ["model", "trainer", "iteration"] and saved["iteration"] == 5
+    assert list(saved) == ["model", "trainer", "config", "thing_classes", "iteration"] and saved["iteration"] == 5
     assert saved["trainer"]["hooks"]["LRScheduler"]["last_epoch"] == 6
     assert set(saved["trainer"]["_trainer"]) == {"iteration", "optimizer", "seed"}
     assert sorted(p.name for p in (tmp_path / "out").glob("*.pth")) == [
