@@ -30,7 +30,9 @@ def alike(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """
     if inputs[0].device.type != "cpu":
         return function(*inputs)
-    shape = inputs[0].shape if len(inputs) == 1 else torch.broadcast_shapes(*(x.shape for x in inputs))
+    shape = inputs[0].shape
+    if any(x.shape != shape for x in inputs[1:]):
+        shape = torch.broadcast_shapes(*(x.shape for x in inputs))
     count = shape.numel()
     columns = [_body(x, shape, count) for x in inputs]
     if count <= BLOCK:

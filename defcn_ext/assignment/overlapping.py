@@ -32,7 +32,7 @@ Floats = NDArray[np.float32]
 DIRECT = 1 << 17  # pairs of object and point, up to which all boxes are compared
 TILES_AT_ONCE = 1 << 17  # pairs of object and tile; 512 KiB a float32 array
 OPEN_AT_ONCE = 1 << 13  # opened tiles, of 16 points each
-FEW = 1 << 11  # overlapping pairs that are all judged at once
+FEW = 1 << 12  # overlapping pairs that are all judged at once
 SLACK = 1e-5  # by which bounds are loosened; more than the rounding of either side
 QUALITY_BITS = 31  # of a float32 that is not negative; as integers these compare like the numbers
 
@@ -101,16 +101,14 @@ class OverlapSearch:
         return pairs, objects[torch.from_numpy(left_out)]
 
     def _direct(self, objects: Ints, k: int) -> Found:
-        boxes, gt = self.boxes[self.image[objects]], self.gt[:, objects]
-        wide = np.minimum(boxes[:, 2], gt[2, :, None]) > np.maximum(boxes[:, 0], gt[0, :, None])
-        wide &= np.minimum(boxes[:, 3], gt[3, :, None]) > np.maximum(boxes[:, 1], gt[1, :, None])
-        hit = np.flatnonzero(wide)
+        boxes = self.boxes[self.image[objects]].transpose(1, 0, 2)
+        iou = _iou(boxes, self.gt[:, objects, None]).ravel()
+        hit = np.flatnonzero(iou)
         row, location = np.divmod(hit, self.num_points)
-        touching = boxes.transpose(1, 0, 2).reshape(4, -1)[:, hit]
-        group = row * len(self.start)
+        group = row
         if len(self.start) > 1:
-            group += np.searchsorted(self.start, location, side="right") - 1
-        return self._best_of_touching(objects, group, location, _iou(touching, gt[:, row]), k)
+            group = row * len(self.start) + self.scene.points.level.numpy()[location]
+        return self._best_of_touching(objects, group, location, iou[hit], k)
 
     def _tiled(self, objects: Ints, k: int) -> Found:
         """Image by image, a bounded number of tiles at a time; every group is complete in one part."""
@@ -190,6 +188,8 @@ class OverlapSearch:
         wanted = np.tile(np.minimum(self.count, k), len(objects))
         lacking = wanted - np.bincount(found.group, minlength=len(wanted))
         short = np.flatnonzero(lacking)
+        if len(short) == 0:
+            return found, short
         free = np.arange(k) < wanted[short, None]
         slot = np.full(len(wanted), -1)
         slot[short] = np.arange(len(short))

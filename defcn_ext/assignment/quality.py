@@ -43,7 +43,7 @@ def poto(alpha: float = 0.8, combine: str = "mul") -> Quality:
         if combine == "add":
             value = (1 - alpha) * score + alpha * iou
         else:
-            value = power(score, 1 - alpha) * power(iou, alpha)
+            value = alike(lambda p, x: p ** (1 - alpha) * x**alpha, score, iou)
         # x ** 0 is 1 even for NaN, so both are asked again
         return torch.nan_to_num(value + 0 * (score + iou), nan=BELOW_ZERO)
 

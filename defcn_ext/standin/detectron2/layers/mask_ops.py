@@ -7,9 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def paste_masks_in_image(
-    masks: Tensor, boxes: Tensor, image_shape: tuple[int, int], threshold: float = 0.5
-) -> Tensor:
+def paste_masks_in_image(masks: Tensor, boxes: Tensor, image_shape: tuple[int, int], threshold: float = 0.5) -> Tensor:
     """Stretches each mask over its box on an empty image.
 
     Args:

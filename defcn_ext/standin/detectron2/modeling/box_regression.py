@@ -24,9 +24,7 @@ class Box2BoxTransform:
         scale_clamp: largest log ratio of sizes when decoding.
     """
 
-    def __init__(
-        self, weights: tuple[float, float, float, float], scale_clamp: float = DEFAULT_SCALE_CLAMP
-    ) -> None:
+    def __init__(self, weights: tuple[float, float, float, float], scale_clamp: float = DEFAULT_SCALE_CLAMP) -> None:
         self.weights = weights
         self.scale_clamp = scale_clamp
 

@@ -163,9 +163,7 @@ class Drawing:
     ) -> VisImage:
         """Draws a line through points given by their x and y."""
         width = self._line_width() if linewidth is None else max(linewidth, 1) * self.output.scale
-        self.output.ax.add_line(
-            Line2D(list(x_data), list(y_data), linewidth=width, color=color, linestyle=linestyle)
-        )
+        self.output.ax.add_line(Line2D(list(x_data), list(y_data), linewidth=width, color=color, linestyle=linestyle))
         return self.output
 
     def draw_polygon(
