@@ -10,10 +10,12 @@ the gradient.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from defcn_ext._elementwise import alike, power
 from defcn_ext.structures import Pairs
@@ -24,14 +26,9 @@ from .selection import first_of_group
 from .steps import register_step
 
 Weighting = Callable[[Scene, Pairs, Tensor, float], Pairs]
+SIGMA = 1.11  # of DW's center prior, strides
 TINY = torch.finfo(torch.float32).tiny
 LIGHTEST = 1e-12  # scale of the weights of a score that has reached its label, which the weights must still tell
-
-
-def leaves_importance(weigh: Weighting) -> Weighting:
-    """Declares that the pairs are `focal_negative`: the importance s^g of negatives is left to the loss."""
-    setattr(weigh, "leaves_importance", True)  # noqa: B010  (mypy knows no such name)
-    return weigh
 
 
 @register_step("weighting")
@@ -101,7 +98,7 @@ def _share_of_highest(scene: Scene, pairs: Pairs, certain: Tensor) -> Tensor:
 def dual(
     mu: float = 5.0,
     norm_mu: float = 3.0,
-    sigma: float = 1.11,
+    sigma: float = SIGMA,
     g1: float = 2.0,
     zero_at: float = 1.0,
     renormalize: bool = True,
@@ -122,26 +119,66 @@ def dual(
     if not 0.5 < zero_at <= 1 or g1 <= 0 or sigma < 0:
         raise ValueError(f"dual: 0.5 < zero_at <= 1, g1 > 0, sigma >= 0 must hold; got {zero_at}, {g1}, {sigma}")
 
-    @leaves_importance
-    def weigh(scene: Scene, pairs: Pairs, quality: Tensor, progress: float) -> Pairs:
+    prior = partial(_center_prior, sigma=sigma) if sigma > 0 else None
+    return DualWeights(mu, norm_mu, g1, zero_at, renormalize, prior)
+
+
+@dataclass(frozen=True)
+class DualWeights:
+    """The weighting that `dual` builds; `prior` gives the (P,) center prior of the pairs, None for none."""
+
+    mu: float
+    norm_mu: float
+    g1: float
+    zero_at: float
+    renormalize: bool
+    prior: Callable[[Scene, Pairs], Tensor] | None
+    leaves_importance: ClassVar[bool] = True
+
+    def __call__(self, scene: Scene, pairs: Pairs, quality: Tensor, progress: float) -> Pairs:
         consistency = quality.clamp(min=0)  # below it stand predictions that are not finite
-        share = consistency * _center_prior(scene, pairs, sigma) if sigma > 0 else consistency
-        divisor = share * alike(torch.exp, norm_mu * consistency)
+        share = consistency if self.prior is None else consistency * self.prior(scene, pairs)
+        divisor = share * alike(torch.exp, self.norm_mu * consistency)
         total = share.new_zeros(scene.num_objects).index_add(0, pairs.object, divisor)
-        positive = share * alike(torch.exp, mu * consistency) / total.clamp(min=1e-12)[pairs.object]
-        negative = _negative_probability(scene, pairs, g1, zero_at, renormalize)
+        positive = share * alike(torch.exp, self.mu * consistency) / total.clamp(min=1e-12)[pairs.object]
+        negative = _negative_probability(scene, pairs, self.g1, self.zero_at, self.renormalize)
         return replace(pairs, positive=positive, negative=negative, focal_negative=True)
 
-    return weigh
+
+class ClassCenterPrior(nn.Module):
+    """DW's center prior with a mean and a width for each class and axis, as the release keeps it in its weights.
+
+    `c = exp(-(dx^2 / (2 sigma_x^2) + dy^2 / (2 sigma_y^2)))`, `dx = (x - cx) / stride - mu_x`, dy alike (50-dw,
+    section 4). The release never trains them: both are buffers, `mean` and `sigma` (K, 2), in strides.
+
+    Raises:
+        ValueError: a width is not above 0.
+    """
+
+    def __init__(self, num_classes: int, mean: float = 0.0, sigma: float = SIGMA):
+        super().__init__()
+        if not sigma > 0:
+            raise ValueError(f"sigma of the center prior: must be above 0, got {sigma}")
+        # with numbers also in a model that is built without: a rule is tried before the weights come
+        self.register_buffer("mean", torch.full((num_classes, 2), mean, device="cpu"))
+        self.register_buffer("sigma", torch.full((num_classes, 2), sigma, device="cpu"))
+
+    def forward(self, scene: Scene, pairs: Pairs) -> Tensor:
+        classes = scene.gt_classes[pairs.object]
+        away = (_offset(scene, pairs) - self.mean[classes]) / self.sigma[classes]
+        return alike(torch.exp, away.square().sum(-1) / -2)
 
 
 def _center_prior(scene: Scene, pairs: Pairs, sigma: float) -> Tensor:
     """(P,) `exp(-d^2 / (2 sigma^2))`, d the distance from the point to the object's centre in strides."""
+    return alike(torch.exp, _offset(scene, pairs).square().sum(-1) / (-2 * sigma**2))
+
+
+def _offset(scene: Scene, pairs: Pairs) -> Tensor:
+    """(P, 2) from the object's centre to the point, in strides of the point."""
     location = scene.location(pairs.point)
     box = scene.gt_boxes[pairs.object]
-    offset = scene.points.xy[location] - (box[:, :2] + box[:, 2:]) / 2
-    distance = offset.square().sum(-1) / scene.points.stride[location].square()
-    return alike(torch.exp, distance / (-2 * sigma**2))
+    return (scene.points.xy[location] - (box[:, :2] + box[:, 2:]) / 2) / scene.points.stride[location, None]
 
 
 def _negative_probability(scene: Scene, pairs: Pairs, g1: float, zero_at: float, renormalize: bool) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from defcn_ext.assignment import Rule
+from defcn_ext.assignment.weighting import ClassCenterPrior, DualWeights
 from defcn_ext.losses import dual_losses, worker_mean
 from defcn_ext.structures import DensePredictions, Objects, Pairs, Points
 from detectron2.config import CfgNode, configurable
@@ -29,6 +31,8 @@ class DualWeightingBranch(PointBranch):
         neg_weight: weight of the negative loss, divided by the mean over the workers of the sum of 1 - P.
         neg_gamma: exponent g2 of the importance s^g2 of candidates as negatives (DW Eq. 8); other points have s^2.
         detach_negative: treat the importance of negatives as a constant (the paper).
+        class_prior: keep the center prior's mean and width of each class in the state dict, in place of the rule's
+            width for all.
         options: those of `PointBranch`; the normalizers are those above.
 
     Raises:
@@ -48,6 +52,7 @@ class DualWeightingBranch(PointBranch):
         neg_weight: float = 1.0,
         neg_gamma: float = 2.0,
         detach_negative: bool = False,
+        class_prior: bool = False,
         quality_convs: int | None = 0,
         box_bias: float = 4.0,
         **options: Any,
@@ -64,6 +69,15 @@ class DualWeightingBranch(PointBranch):
             **options,
         )
         self.neg_weight, self.neg_gamma, self.detach_negative = neg_weight, neg_gamma, detach_negative
+        if class_prior:
+            self._keep_prior(options["num_classes"])
+
+    def _keep_prior(self, num_classes: int) -> None:
+        weighting = self.rule.weighting
+        if not isinstance(weighting, DualWeights) or weighting.prior is None:
+            raise ValueError("CLASS_PRIOR: the RULE has no center prior to be kept for each class")
+        self.center_prior = ClassCenterPrior(num_classes)
+        self.rule = replace(self.rule, weighting=replace(weighting, prior=self.center_prior))
 
     @classmethod
     def add_config(cls, node: CfgNode) -> None:
@@ -80,6 +94,9 @@ class DualWeightingBranch(PointBranch):
         node.NEG_WEIGHT = 1.0
         node.NEG_GAMMA = 2.0
         node.DETACH_NEGATIVE = False
+        # Whether the center prior has a mean and a width for each class and axis, which lie in the checkpoint; for
+        # converted weights whose own are not the 0 and 1.11 strides of the release.
+        node.CLASS_PRIOR = False
 
     @classmethod
     def from_config(cls, cfg: CfgNode, name: str, in_channels: int) -> dict[str, Any]:
@@ -88,6 +105,7 @@ class DualWeightingBranch(PointBranch):
             "neg_weight": node.NEG_WEIGHT,
             "neg_gamma": node.NEG_GAMMA,
             "detach_negative": node.DETACH_NEGATIVE,
+            "class_prior": node.CLASS_PRIOR,
         }
         return {**super().from_config(cfg, name, in_channels), **own}
 

@@ -27,7 +27,6 @@ from .reading import Checkpoint
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SHOWN = 40  # lines of what does not fit
-PRIOR = {"mean": 0.0, "sigma": 1.11}  # DW's start of its center prior, which it never trains
 
 
 class ConversionError(UserError):
@@ -227,9 +226,7 @@ def _is_conv(bias: str, target: Mapping[str, tuple[int, ...]]) -> bool:
 def _dropped(checkpoint: Checkpoint, renamed: Renamed, cfg: CfgNode, notes: list[str]) -> Counter[str]:
     """Counts what is not needed, by the last part of its name, after a look at what it says."""
     for key in renamed.dropped:
-        value, last = checkpoint.state[key].float(), key.split(".")[-1]
-        if ".center_prior." in key and not torch.allclose(value, torch.full_like(value, PRIOR[last])):
-            notes.append(f"WARNING: {key} is not the {PRIOR[last]} of DW; it matters only for training on from here")
+        value = checkpoint.state[key].float()
         if key in ("pixel_mean", "pixel_std"):
             stated = list(value_of(cfg, f"MODEL.{key.upper()}"))
             if not torch.allclose(value.flatten(), torch.tensor(stated), atol=1e-3):
@@ -249,10 +246,11 @@ def _check(
     lines = [f"unknown: {key} {tuple(checkpoint.state[key].shape)}" for key in unknown]
     for key in state:
         if key not in target:
-            lines.append(f"without a place in the model: {origin[key]}, as {key}")
+            lines.append(f"without a place in the model: {origin[key]}, as {key}{_hint(key)}")
         elif tuple(state[key].shape) != target[key]:
             shapes = f"{tuple(state[key].shape)} in the file, {target[key]} in the model"
             lines.append(f"of another shape: {origin.get(key, key)}, as {key}: {shapes}{_hint(key)}")
+    lines += [f"not above 0: {origin[k]}" for k in state if k.endswith("prior.sigma") and not (state[k] > 0).all()]
     lines += [f"missing: {key} {target[key]}" for key in target if key not in state]
     if lines:
         more = [f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
@@ -261,6 +259,8 @@ def _check(
 
 
 def _hint(key: str) -> str:
+    if ".center_prior." in key:
+        return "; set CLASS_PRIOR of the branch to True"
     if ".cls_score." in key:
         return "; set MODEL.DEFCN.NUM_CLASSES"
     return "; set MODEL.DEFCN.P6_FEATURE" if ".top_block.p6." in key else ""

@@ -89,10 +89,9 @@ def _mmdet(path: str, renamed: Renamed, extras: Mapping[str, Any]) -> Detected:
     names, state = renamed.origin.values(), renamed.state
     if any(key.startswith("bbox_head.predictors.") for key in names):
         return _date(state)
-    if "first.refinement.offset.weight" in state:
-        return Detected("DW with box refinement", "Base-DW-refine.yaml", dict(RGB))
-    if "first.filter.weight" in state:
-        return Detected("DW without box refinement", "Base-DW.yaml", dict(RGB))
+    refined = "first.refinement.offset.weight" in state
+    if refined or "first.filter.weight" in state:
+        return _dw(state, refined)
     convs = sum(re.fullmatch(r"bbox_head\.centerness_convs\.\d\.conv\.weight", key) is not None for key in names)
     if convs:
         quality = {OPTIONS + "ONE_TO_ONE.QUALITY.CONVS": convs}
@@ -108,6 +107,15 @@ def _mmdet(path: str, renamed: Renamed, extras: Mapping[str, Any]) -> Detected:
     if "first.centerness.weight" in state:
         return _mmdet_fcos(state, _config_text(extras))
     raise UserError(f"{path}: a head of mmdetection that is none of DATE, o2f, DW and FCOS; try --config FILE")
+
+
+def _dw(state: Mapping[str, Tensor], refined: bool) -> Detected:
+    kind, config = ("with", "Base-DW-refine.yaml") if refined else ("without", "Base-DW.yaml")
+    found = Detected(f"DW {kind} box refinement", config, dict(RGB))
+    if "first.center_prior.mean" in state or "first.center_prior.sigma" in state:
+        found.options[OPTIONS + "ONE_TO_MANY.CLASS_PRIOR"] = True
+        found.notes.append("its center prior has a mean and a width for each class, which are kept: CLASS_PRIOR")
+    return found
 
 
 def _date(state: Mapping[str, Tensor]) -> Detected:

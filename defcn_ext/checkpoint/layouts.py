@@ -21,6 +21,7 @@ SOURCES = ("cvpods", "mmdet", "onenet", "torchvision", "timm", "defcn_ext")
 TOWERS = {"cls": "cls_subnet", "reg": "bbox_subnet"}
 COUNTERS: Rule = (r"(?:.+\.)?num_batches_tracked", "")
 FPN = "backbone"
+PRIOR = {"mean": 0.0, "sigma": 1.11}  # DW's center prior at the start
 BOTTOM_UP = "backbone.bottom_up."
 # Keys of detectors that cannot be taken over, and why.
 FOREIGN = {
@@ -176,8 +177,14 @@ def _mmdet_head(state: Mapping[str, Tensor]) -> list[Rule]:
         (head + r"(?:conv_reg|retina_reg)\.(weight|bias)", r"first.bbox_pred.\1"),
         (head + r"conv_centerness\.(weight|bias)", rf"first.{last}\1"),
         (head + r"reg_offset\.(weight|bias)", r"first.refinement.offset.\1"),
-        (head + r"center_prior\.(?:mean|sigma)", ""),
+        (head + r"center_prior\.(mean|sigma)", r"first.center_prior.\1" if _own_prior(state) else ""),
     ]
+
+
+def _own_prior(state: Mapping[str, Tensor]) -> bool:
+    """Whether DW's center prior is another than the one that the release starts from, and never trains."""
+    found = {name: state.get(f"bbox_head.center_prior.{name}") for name in PRIOR}
+    return any(x is not None and bool((x.float() - PRIOR[name]).abs().max() > 1e-6) for name, x in found.items())
 
 
 def _detectron2() -> list[Rule]:

@@ -180,6 +180,25 @@ def test_center_prior():
         assert weighting._center_prior(scene, pairs, 1.11).item() == pytest.approx(expected, abs=2e-6)
 
 
+def test_center_prior_of_each_class():
+    """50-dw section 4: `dx = (x - cx) / stride - mu_x`, both numbers per class and axis."""
+    points = Points.from_sizes([(16, 16)], [8])
+    gt = torch.tensor([[0.0, 0, 100, 100], [20, 30, 90, 120]])
+    scene = make_scene(points, torch.ones(256, 2), gt[:1].expand(256, 4), gt, torch.tensor([0, 1]))
+    pairs = Pairs(torch.arange(256).repeat(2), torch.tensor([0, 1]).repeat_interleave(256))
+    prior = weighting.ClassCenterPrior(2)
+    assert torch.equal(prior(scene, pairs), prior(scene, pairs)) and not list(prior.parameters())
+    torch.testing.assert_close(prior(scene, pairs), weighting._center_prior(scene, pairs, 1.11))
+    prior.mean[1], prior.sigma[1] = torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.7])
+    got = prior(scene, pairs)
+    torch.testing.assert_close(got[:256], weighting._center_prior(scene, pairs, 1.11)[:256])
+    for index in (0, 100, 119, 255):
+        x, y = points.xy[index].tolist()
+        dx, dy = (x - 55) / 8 - 0.5, (y - 75) / 8 + 1.0
+        expected = math.exp(-(dx**2 / (2 * 2.0**2) + dy**2 / (2 * 0.7**2)))
+        assert got[256 + index].item() == pytest.approx(expected, rel=2e-6, abs=1e-12)
+
+
 # Table 1 of the DW paper
 
 

@@ -1,5 +1,6 @@
 """The branches of one-to-few and of dual weighting: worked examples, starts, and what a config may not ask."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -342,3 +343,26 @@ def test_detectors_learn(opts, names):
 def test_errors_name_the_key_and_the_fix(opts, node, message):
     with pytest.raises(ValueError, match=f"^MODEL.DEFCN.{node}: .*{message}"):
         build_branches(tiny_cfg(*opts), 64)
+
+
+def test_the_prior_of_each_class_lies_in_the_weights_and_in_the_losses():
+    """Left as it starts it is the rule's own; moved, it moves the positive loss and nothing that ignores the prior."""
+    opts = (*DW, "MODEL.DEFCN.ONE_TO_MANY.CLASS_PRIOR", True)
+    plain, kept = (build_model(tiny_cfg(*x)) for x in (DW, opts))
+    added = kept.state_dict().keys() - plain.state_dict().keys()
+    assert added == {"branches.one_to_many.center_prior.mean", "branches.one_to_many.center_prior.sigma"}
+    kept.load_state_dict(plain.state_dict(), strict=False)
+    batch = [image_with([[10.0, 12, 60, 70], [40, 20, 120, 90]], [0, 1])]
+
+    def losses(model):
+        torch.manual_seed(0)
+        return {name: value.item() for name, value in model.train()(batch).items()}
+
+    assert losses(kept) == pytest.approx(losses(plain), rel=1e-6)
+    before = losses(kept)
+    kept.branches["one_to_many"].center_prior.mean.fill_(2.0)
+    after = losses(copy.deepcopy(kept))
+    assert after["loss_cls_pos"] != pytest.approx(before["loss_cls_pos"], rel=1e-3)
+    assert after["loss_cls_neg"] == pytest.approx(before["loss_cls_neg"], rel=1e-6)
+    with pytest.raises(ValueError, match="CLASS_PRIOR: the RULE has no center prior"):
+        build_model(tiny_cfg(*opts, "MODEL.DEFCN.ONE_TO_MANY.RULE", "DW(bag=threshold, size=1.5)"))

@@ -241,11 +241,21 @@ def test_dual_weighting_is_not_taken_for_fcos():
     assert f"{MANY}centerness.weight" in done.model and done.cfg.MODEL.DEFCN.CONV_BIAS is True
 
 
-def test_a_trained_prior_of_dual_weighting_is_not_dropped_silently():
+def test_a_trained_prior_of_dual_weighting_is_kept():
     state = weights(layouts.dw())
     state["bbox_head.center_prior.sigma"] = torch.full((80, 2), 1.2)
-    (note,) = [x for x in run(None, state=state).notes if "center_prior" in x]
-    assert note.startswith("WARNING: bbox_head.center_prior.sigma is not the 1.11")
+    done = run(None, state=state)
+    assert done.cfg.MODEL.DEFCN.ONE_TO_MANY.CLASS_PRIOR and any("kept: CLASS_PRIOR" in note for note in done.notes)
+    assert (done.model[f"{MANY}center_prior.sigma"] == 1.2).all() and (
+        done.model[f"{MANY}center_prior.mean"] == 0
+    ).all()
+    assert "center_prior.sigma" not in done.dropped
+    assert not run(layouts.dw()).cfg.MODEL.DEFCN.ONE_TO_MANY.CLASS_PRIOR, "the release's own needs no entries"
+    with pytest.raises(ConversionError, match=r"center_prior\.mean.*set CLASS_PRIOR of the branch to True"):
+        run(None, state=state, config=str(CONFIGS / "Base-DW-refine.yaml"))
+    state["bbox_head.center_prior.sigma"] = torch.zeros(80, 2)
+    with pytest.raises(ConversionError, match=r"not above 0: bbox_head\.center_prior\.sigma"):
+        run(None, state=state)
 
 
 @pytest.mark.parametrize(
