@@ -155,6 +155,9 @@ class ClassCenterPrior(nn.Module):
         ValueError: a width is not above 0.
     """
 
+    mean: Tensor
+    sigma: Tensor
+
     def __init__(self, num_classes: int, mean: float = 0.0, sigma: float = SIGMA):
         super().__init__()
         if not sigma > 0:
