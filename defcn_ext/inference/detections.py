@@ -128,7 +128,7 @@ class Inference:
         for level in logits.split(points.counts):
             entries = level.flatten()
             above = (entries > _logit(self.score_thresh)).nonzero().squeeze(1)
-            best = entries[above].argsort(descending=True, stable=True)[: self.topk_per_level]
+            best = _largest(entries[above], self.topk_per_level)
             if self.topk_within_points:
                 best = best[: level.shape[0]]
             kept.append(above[best] + first)
@@ -170,6 +170,15 @@ class Inference:
             boxes.clip(candidates.image_size)
         tensor: Tensor = boxes.tensor
         return tensor
+
+
+def _largest(entries: Tensor, k: int) -> Tensor:
+    """Indices of the k largest of (M,) entries, decreasing, or of all; of equal ones the earlier is the larger."""
+    if recording() or len(entries) <= k:
+        return entries.argsort(descending=True, stable=True)[:k]
+    # to sort them all takes long where a fresh model fires all over
+    likely = (entries >= entries.topk(k).values[-1]).nonzero().squeeze(1)
+    return likely[entries[likely].argsort(descending=True, stable=True)[:k]]
 
 
 def _only_best_class(logits: Tensor) -> Tensor:

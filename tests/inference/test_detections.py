@@ -315,3 +315,13 @@ def test_nms_of_clipped_boxes_sees_what_lies_inside_the_image():
     assert final(several, True, nms_clipped=True) == [0, 2, 3]  # nothing of the last two is left to overlap
     kept = make_inference(nms_clipped=True).finalize(several, nms=True)
     assert kept.pred_boxes.tensor[1].tolist() == outside and several.pred_boxes.tensor[1].tolist() == wide
+
+
+def test_the_best_of_many_equal_ones_are_the_first():
+    """As sorting all of them says; most are cut off before."""
+    points = Points.from_sizes([(20, 20)], [8])
+    scores = torch.randint(6, 10, (400, 3), generator=torch.Generator().manual_seed(0)) / 10
+    order = scores.flatten().argsort(descending=True, stable=True)
+    for topk in (1, 50, 700, 1199, 1200, 5000):
+        (result,) = find([scores.tolist()], points=points, topk_per_level=topk, topk_within_points=False)
+        assert (result.points * 3 + result.pred_classes).tolist() == order[:topk].tolist()
