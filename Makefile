@@ -1,6 +1,6 @@
 # make demo   sets everything up, trains and evaluates a detector on the embedded data set, and shows the results
-# make test   sets everything up and runs linter and tests
-# make lint   the linter alone
+# make test   sets everything up and runs linter, type checker and tests
+# make lint   ruff and mypy alone
 # make clean  removes the environment and caches; results in output/ stay
 #
 # PYTHON=python3.12 chooses the interpreter, VENV=DIR the environment. One that already exists is used as it is,
@@ -25,6 +25,7 @@ test: lint
 
 lint: $(VENV)/.installed-test
 	@$(call run,-m ruff check .,.[test])
+	@$(call run,-m mypy,.[test])
 
 clean:
 	rm -rf .venv .ci-venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
@@ -54,7 +55,7 @@ endef
 define run
 echo '$(BIN)/python $(1)'; $(BIN)/python $(1) || { \
 	status=$$?; \
-	[ -e $(OURS) ] || $(BIN)/python -c 'import defcn_ext$(if $(findstring test,$(2)),$(COMMA) hypothesis$(COMMA) pytest$(COMMA) ruff)' 2>/dev/null || \
+	[ -e $(OURS) ] || $(BIN)/python -c 'import defcn_ext$(if $(findstring test,$(2)),$(COMMA) hypothesis$(COMMA) mypy$(COMMA) pytest$(COMMA) ruff)' 2>/dev/null || \
 		echo "$(VENV) lacks packages. Install them: $(BIN)/python -m pip install -e '$(2)'" >&2; \
 	exit $$status; }
 endef

@@ -20,7 +20,7 @@ def score_threshold(cfg: CfgNode) -> float:
     """MODEL.DEFCN.SCORE_THRESH_TEST, unless a script has set the thresholds of all other heads to one value."""
     shared = _shared_threshold(cfg)
     if shared is None:
-        return cfg.MODEL.DEFCN.SCORE_THRESH_TEST
+        return float(cfg.MODEL.DEFCN.SCORE_THRESH_TEST)
     message = f"{OURS} is taken to be {shared}, to which {', '.join(THRESHOLDS)} are set together"
     log_first_n(logging.INFO, message, name=__name__, key="message")
     return shared

@@ -57,4 +57,5 @@ class PeakFilter:
         maps = [x.T.reshape(1, -1, height, width) for x, (height, width) in levels]
         highest = max_over_neighbours(maps, self.tau, self.kernel)
         everywhere = torch.cat([x.flatten(2)[0].T for x in highest])
-        return (of_cells == everywhere[:, None]).flatten(0, 1) & ~scores.isnan()
+        kept: Tensor = (of_cells == everywhere[:, None]).flatten(0, 1) & ~scores.isnan()
+        return kept
