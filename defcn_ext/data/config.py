@@ -17,6 +17,10 @@ def add_data_config(cfg: CfgNode) -> None:
     # are skipped in training and named in evaluation, and wrong sizes in the json are put right. "none": don't.
     cfg.DATASETS.CHECK_FILES = "header"
 
+    # Share of the training images that DATALOADER.SAMPLER_TRAIN "RandomSubsetTrainingSampler" takes, in (0, 1].
+    # Detectron2 reads this key and does not declare it.
+    cfg.DATALOADER.setdefault("RANDOM_SUBSET_RATIO", 1.0)
+
     # Flip horizontally and vertically, each with probability 1/2, whatever INPUT.RANDOM_FLIP.
     cfg.INPUT.FLIP_BOTH = False
 

@@ -1,5 +1,7 @@
 """Builds the model before any data is read, without memory for its weights, and asks what it could not do."""
 
+import re
+
 import torch
 from torch import nn
 
@@ -9,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.layers import ModulatedDeformConv
 from detectron2.modeling import META_ARCH_REGISTRY
 
+KEY = re.compile(r"\b[A-Z]+\.[A-Z_]+")
 CHANNELS = {"L": 1}  # of INPUT.FORMAT; all others have 3
 
 
@@ -27,7 +30,7 @@ def check_model(cfg: CfgNode, *, train: bool, processes: int = 1) -> None:
     _check_backbone(cfg)
     model = build_without_weights(cfg)
     on_cpu = cfg.MODEL.DEVICE == "cpu"
-    if on_cpu and any(isinstance(m, ModulatedDeformConv) for m in model.modules()) and not _deforms_on_cpu():
+    if on_cpu and any(isinstance(m, ModulatedDeformConv) for m in model.modules()) and not deforms_on_cpu():
         raise ValueError(
             "MODEL.RESNETS.DEFORM_ON_PER_STAGE: this Detectron2 computes deformable convs on GPUs alone, and "
             "MODEL.DEVICE is cpu"
@@ -51,9 +54,9 @@ def build_without_weights(cfg: CfgNode) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             return build(cfg)
-    except ValueError:
-        raise
     except Exception as error:
+        if isinstance(error, ValueError) and KEY.search(str(error)):
+            raise
         reason = " ".join(str(error).split()) or "no reason given"
         raise ValueError(
             f"MODEL: the detector {cfg.MODEL.META_ARCHITECTURE} cannot be built ({type(error).__name__}: {reason}); "
@@ -77,15 +80,18 @@ def _check_backbone(cfg: CfgNode) -> None:
     missing = [feature for feature in used if feature not in out]
     if missing and "resnet" in name and "fpn" in name:
         raise ValueError(f"MODEL.FPN.IN_FEATURES: {missing[0]!r} is not among MODEL.RESNETS.OUT_FEATURES {list(out)}")
-    for key in ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM"):
-        build_norm(flat_keys(cfg)[key], 32, key)
+    resnets = cfg.MODEL.RESNETS
+    for channels in (resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS):
+        build_norm(resnets.NORM, channels, "MODEL.RESNETS.NORM")
+    build_norm(cfg.MODEL.FPN.NORM, cfg.MODEL.FPN.OUT_CHANNELS, "MODEL.FPN.NORM")
 
 
 def _keys_with(cfg: CfgNode, norm: str) -> str:
     return ", ".join(k for k, v in flat_keys(cfg).items() if k.endswith("NORM") and isinstance(v, str) and norm in v)
 
 
-def _deforms_on_cpu() -> bool:
+def deforms_on_cpu() -> bool:
+    """Whether Detectron2's deformable convs run without a GPU."""
     layer = ModulatedDeformConv(1, 1, 3, padding=1)
     image, offsets, factors = (torch.zeros(1, channels, 3, 3) for channels in (1, 18, 9))
     try:

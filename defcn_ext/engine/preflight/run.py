@@ -61,15 +61,25 @@ def check_run(cfg: CfgNode, args: Namespace) -> None:
 
 
 def _check_device(cfg: CfgNode) -> None:
+    name = cfg.MODEL.DEVICE
     try:
-        torch.device(cfg.MODEL.DEVICE)
+        device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"MODEL.DEVICE: unknown device {cfg.MODEL.DEVICE!r}; known: cpu, cuda, cuda:N") from None
+        raise ValueError(f"MODEL.DEVICE: unknown device {name!r}; known: cpu, cuda, cuda:N") from None
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"MODEL.DEVICE: {name!r} cannot be used here ({reason})") from None
+    if device.type == "meta":
+        raise ValueError("MODEL.DEVICE: 'meta' holds no numbers; known: cpu, cuda, cuda:N")
 
 
 def _check_solver(cfg: CfgNode) -> None:
     """Optimizer and schedule, built for a stand-in of the model, find what does not fit together in their own words."""
     solver = cfg.SOLVER
+    if cfg.TEST.EXPECTED_RESULTS and not cfg.DATASETS.TEST:
+        raise ValueError("TEST.EXPECTED_RESULTS: there will be no results, as DATASETS.TEST names no data set")
     if solver.LR_SCHEDULER_NAME == "WarmupCosineLR" and not solver.ONE_CYCLE.ENABLED:
         if solver.BASE_LR_END > solver.BASE_LR:
             raise ValueError(f"SOLVER.BASE_LR_END {solver.BASE_LR_END} is above SOLVER.BASE_LR {solver.BASE_LR}")
@@ -88,14 +98,27 @@ def _check_pictures(cfg: CfgNode) -> None:
             f"INPUT.MIN_SIZE_TRAIN {tuple(cfg.INPUT.MIN_SIZE_TRAIN)}: expected (lowest, highest), as "
             "INPUT.MIN_SIZE_TRAIN_SAMPLING is range"
         )
+    _check_crop(cfg.INPUT.CROP)
     build_train_augmentation(cfg)
+
+
+def _check_crop(crop: CfgNode) -> None:
+    if not crop.ENABLED:
+        return
+    if crop.TYPE.startswith("relative") and max(crop.SIZE) > 1:
+        raise ValueError(f"INPUT.CROP.SIZE {list(crop.SIZE)}: shares of the image, as INPUT.CROP.TYPE is {crop.TYPE}")
+    if crop.TYPE.startswith("absolute") and not all(isinstance(x, int) and x >= 1 for x in crop.SIZE):
+        raise ValueError(f"INPUT.CROP.SIZE {list(crop.SIZE)}: whole pixels, as INPUT.CROP.TYPE is {crop.TYPE}")
 
 
 def _check_processes(cfg: CfgNode, args: Namespace) -> CfgNode:
     """Returns the config as a run of so many processes will have it."""
     if args.num_gpus < 1:
         raise ValueError(f"--num-gpus {args.num_gpus}: needs at least 1, which means one process on the CPU")
-    if args.num_machines > 1 and args.dist_url == "auto":
+    rank = getattr(args, "machine_rank", 0)
+    if args.num_machines < 1 or not 0 <= rank < args.num_machines:
+        raise ValueError(f"--machine-rank {rank}: not one of 0 to --num-machines {args.num_machines} - 1")
+    if args.num_machines > 1 and not args.dist_url.startswith(("tcp://", "file://", "env://")):
         raise ValueError("--num-machines: give --dist-url tcp://HOST:PORT of the machine with --machine-rank 0")
     if cfg.MODEL.DEVICE.startswith("cuda") and args.num_gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus {args.num_gpus}: this machine has {torch.cuda.device_count()}")

@@ -10,9 +10,8 @@ from tests.engine.tiny import NAME, tiny_cfg
 
 
 def args(**changes) -> Namespace:
-    return Namespace(
-        **{"num_gpus": 1, "num_machines": 1, "dist_url": "auto", "eval_only": False, "resume": False, **changes}
-    )
+    usual = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto", "eval_only": False}
+    return Namespace(**{**usual, "resume": False, **changes})
 
 
 def test_good_run_passes(tiny_entry, tmp_path):
@@ -44,6 +43,14 @@ def test_good_run_passes(tiny_entry, tmp_path):
         (("MODEL.DEVICE", "gpu"), {}, "MODEL.DEVICE: unknown device 'gpu'; known: cpu, cuda"),
         (("MODEL.DEVICE", "gpu"), {"eval_only": True}, "MODEL.DEVICE: unknown device 'gpu'; known: cpu, cuda"),
         ((), {"num_machines": 2}, "--dist-url"),
+        ((), {"num_machines": 2, "dist_url": "node1:99"}, "--dist-url tcp://HOST:PORT"),
+        ((), {"num_machines": 0}, "--machine-rank 0: not one of 0 to --num-machines 0 - 1"),
+        ((), {"machine_rank": 1}, "--machine-rank 1: not one of"),
+        (("MODEL.DEVICE", "meta"), {}, "MODEL.DEVICE: 'meta' holds no numbers"),
+        (("MODEL.DEVICE", "mps"), {}, "MODEL.DEVICE: 'mps' cannot be used here"),
+        (("INPUT.CROP.ENABLED", True, "INPUT.CROP.SIZE", [2.0, 0.5]), {}, "INPUT.CROP.SIZE .2.0, 0.5.: shares"),
+        (("INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute"), {}, "INPUT.CROP.SIZE .0.9, 0.9.: whole pixels"),
+        (("TEST.EXPECTED_RESULTS", [["bbox", "AP", 1, 2]]), {}, "TEST.EXPECTED_RESULTS: there will be no results"),
         (("OUTPUT_DIR", f"{__file__}/out"), {}, "OUTPUT_DIR .*/out: cannot be written"),
         (("SOLVER.REFERENCE_WORLD_SIZE", 3), {}, "REFERENCE_WORLD_SIZE 3 does not divide SOLVER.IMS_PER_BATCH 4"),
         (

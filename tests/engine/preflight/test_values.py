@@ -12,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from tests.test_configs import RUNNABLE, load
 from tests.tiny import tiny_cfg
 
-ARGS = {"num_gpus": 1, "num_machines": 1, "dist_url": "auto", "eval_only": False, "resume": False}
+ARGS = {"num_gpus": 1, "num_machines": 1, "machine_rank": 0, "dist_url": "auto", "eval_only": False, "resume": False}
 SMALL = {
     "MODEL.META_ARCHITECTURE": "DeFCN",
     "MODEL.DEVICE": "cpu",
@@ -165,6 +165,11 @@ def test_a_wrong_value(key, tmp_path, three_classes):
         (("MODEL.DEFCN.INFERENCE_ONLY", True), "MODEL.DEFCN.INFERENCE_ONLY: such a model cannot be trained"),
         (("MODEL.RESNETS.RES2_OUT_CHANNELS", 256), "MODEL: the detector DeFCN cannot be built .*RES2_OUT_CHANNELS"),
         (("MODEL.RESNETS.NORM", "XN"), "MODEL.RESNETS.NORM: no norm 'XN'"),
+        (("MODEL.FPN.NORM", "GN", "MODEL.FPN.OUT_CHANNELS", 48), "MODEL.FPN.NORM: no norm 'GN' for 48 channels"),
+        (
+            ("MODEL.RESNETS.NORM", "GN", "MODEL.RESNETS.STEM_OUT_CHANNELS", 48),
+            "MODEL.RESNETS.NORM: no norm 'GN' for 48",
+        ),
         (
             ("INPUT.FORMAT", "L", "MODEL.PIXEL_MEAN", [1.0], "MODEL.PIXEL_STD", [1.0], "INPUT.COLOR_JITTER", 0.1),
             "INPUT.COLOR_JITTER: gray images",
