@@ -144,6 +144,21 @@ def test_proposals_of_files(tmp_path):
     assert record["proposal_bbox_mode"] == BoxMode.XYXY_ABS
 
 
+@pytest.mark.standin_only("Detectron2 runs what the file names")
+def test_proposals_that_would_run_something(tmp_path):
+    class Touches:
+        def __reduce__(self):
+            return open, (str(tmp_path / "marker"), "w")
+
+    path = tmp_path / "proposals.pkl"
+    path.write_bytes(pickle.dumps({"ids": [5], "boxes": [Touches()], "bbox_mode": BoxMode.XYXY_ABS}))
+    with pytest.raises(pickle.UnpicklingError, match=r"names .*open"):
+        load_proposals_into_dataset([{"image_id": 5}], str(path))
+    assert not (tmp_path / "marker").exists()
+    pickle.loads(path.read_bytes())
+    assert (tmp_path / "marker").exists(), "the attack is real"
+
+
 def test_class_weights_of_image_counts():
     counts = [{"id": 2, "image_count": 9}, {"id": 1, "image_count": 4}]
     MetadataCatalog.get("counted").class_image_count = counts

@@ -1,13 +1,13 @@
 """Saving and loading of models, with weights of several origins."""
 
 import logging
-import pickle
 from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from fvcore.common.checkpoint import Checkpointer
 
 import detectron2.utils.comm as comm
+from detectron2.utils.array_pickle import load_arrays
 from detectron2.utils.file_io import PathManager
 
 from .c2_model_loading import align_and_update_state_dicts
@@ -68,7 +68,7 @@ class DetectionCheckpointer(Checkpointer):
 
     def _load_pickle(self, filename: str) -> dict[str, Any]:
         with PathManager.open(filename, "rb") as f:
-            data = pickle.load(f, encoding="latin1")
+            data = load_arrays(f)
         if "model" in data and "__author__" in data:
             self.logger.info(f"Reading a file from '{data['__author__']}'")
             return data

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import pickle
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from termcolor import colored
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import check_metadata_consistency
 from detectron2.structures import BoxMode
+from detectron2.utils.array_pickle import load_arrays
 from detectron2.utils.file_io import PathManager
 from detectron2.utils.logger import log_first_n
 
@@ -57,7 +57,7 @@ def load_proposals_into_dataset(dataset_dicts: list[dict], proposal_file: str) -
     """
     logger.info("Loading proposals from %s", proposal_file)
     with PathManager.open(proposal_file, "rb") as f:
-        proposals = pickle.load(f, encoding="latin1")
+        proposals = load_arrays(f)
     for old, new in (("indexes", "ids"), ("scores", "objectness_logits")):
         if old in proposals:
             proposals[new] = proposals.pop(old)
