@@ -21,7 +21,7 @@ from defcn_ext.data.numbers import (
     shown,
 )
 
-TEXT = "numbers written as text: read as numbers"
+TEXT = "numbers written as text, or whole ones as 1.0: read as numbers"
 
 
 class Repaired(NamedTuple):
@@ -121,7 +121,7 @@ def _repair_file(image: dict, image_root: str, dirt: Dirt) -> bool:
             image["file_name"] = slashed
     size = as_size(image.get("height"), image.get("width"))
     if size:
-        if holds_text([image["height"], image["width"]]):
+        if (type(image["height"]), type(image["width"])) != (int, int):
             dirt.add(TEXT, f"height or width of {name}")
         image["height"], image["width"] = size
         return True
@@ -180,7 +180,7 @@ def _repair_annotation(annotation: dict, name: str, dirt: Dirt) -> bool:
             if annotation[part] is None:
                 dirt.add(f"annotations whose {part} cannot be read: taken without", where)
                 del annotation[part]
-            elif annotation[part] != given:
+            elif annotation[part] != given or not _has_whole_size(given):
                 dirt.add(TEXT, f"{where}, {part}")
     if not _repair_box(annotation, where, dirt):
         return False
@@ -196,6 +196,11 @@ def _repair_annotation(annotation: dict, name: str, dirt: Dirt) -> bool:
         dirt.add("annotations whose num_keypoints is no whole number: counted", where)
         annotation["num_keypoints"] = sum(v > 0 for v in annotation.get("keypoints", [])[2::3])
     return True
+
+
+def _has_whole_size(mask: Any) -> bool:
+    """Whether run lengths have a size of integers: pycocotools takes no 1.0, which Python calls equal to 1."""
+    return not isinstance(mask, dict) or all(type(side) is int for side in mask["size"])
 
 
 def _repair_box(annotation: dict, where: str, dirt: Dirt) -> bool:

@@ -18,7 +18,7 @@ from defcn_ext.data.masks import box_of_mask
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-TEXT = "numbers written as text: read as numbers"
+TEXT = "numbers written as text, or whole ones as 1.0: read as numbers"
 FLAG = "iscrowd written as text or as another number: read as 0 or 1"
 SPELLING = "references to ids in another spelling, as text or 1.0: matched"
 SQUARE = [0, 0, 9, 0, 9, 9, 0, 9]
@@ -87,6 +87,7 @@ def test_annotations_skipped(coco_image, coco_annotation, change, kind):
         ({"area": 10**400}, {"area": 200}, "annotations without area: taken as width x height"),
         ({"segmentation": [["0", "0", "9", "0", "9", 9]]}, {"segmentation": [[0, 0, 9, 0, 9, 9]]}, TEXT),
         ({"segmentation": {"size": ["4", 6], "counts": ["0", 24]}}, {"segmentation": RUNS}, TEXT),
+        ({"segmentation": {"size": [4.0, 6], "counts": [0, 24]}}, {"segmentation": RUNS}, TEXT),
         ({"keypoints": ["1", "2.5", "2"]}, {"keypoints": [1, 2.5, 2]}, TEXT),
         ({"iscrowd": "1"}, {"iscrowd": 1}, FLAG),
         ({"iscrowd": "0"}, {"iscrowd": 0}, FLAG),
@@ -247,6 +248,14 @@ def test_categories_that_share_a_name_are_told_apart(coco_image, coco_annotation
     clean = sanitize_coco(content, "", dirt).content
     assert [c["name"] for c in clean["categories"]] == ["dog", "cat (id 2)", "cat (id 9)"]
     assert dirt.counts == {"categories that share their name: told apart by their id": 2}
+
+
+def test_whole_numbers_written_as_1_0_reach_those_who_want_integers(make_json, coco_image, coco_annotation, tmp_path):
+    mask = {"size": [40.0, 60.0], "counts": [0.0, 2400.0]}
+    path = make_json([coco_image(1.0, "a.jpg", 40.0, 60.0)], [coco_annotation(1.0, 1.0, 2.0, segmentation=mask)])
+    (record,) = load_coco(path, str(tmp_path))
+    assert [type(record[key]) for key in ("height", "width", "image_id")] == [int] * 3
+    assert record["annotations"][0]["segmentation"]["size"] == [40, 60]
 
 
 def test_backslashes_in_file_names(make_image, coco_image, tmp_path):
