@@ -24,6 +24,16 @@ from defcn_ext.data.numbers import (
 TEXT = "numbers written as text, or whole ones as 1.0: read as numbers"
 
 
+class _Where(NamedTuple):
+    """The id of an annotation and the name of its image; put into words only where there is a flaw to tell."""
+
+    id: Any
+    name: str
+
+    def __str__(self) -> str:
+        return f"id {shown(self.id)} in {self.name}"
+
+
 class Repaired(NamedTuple):
     """Usable content, and for each id that had to be replaced there, the one of the file."""
 
@@ -74,10 +84,13 @@ def check_pixels(boxes: Iterable[tuple[Any, tuple[Any, Any]]]) -> None:
     """
     total = shares = 0
     for given, sides in boxes:
-        box, size = as_box(given), as_size(*sides)
-        if box is not None and max(box[2:]) > 0 and (size is None or min(size) >= 8):
-            total += 1
-            shares += 0 <= min(box) and max(box) <= 1
+        box = as_box(given)
+        if box is None or max(box[2:]) <= 0:
+            continue
+        total += 1
+        if 0 <= min(box) and max(box) <= 1:
+            size = as_size(*sides)
+            total, shares = (total - 1, shares) if size and min(size) < 8 else (total, shares + 1)
     if shares > 0.9 * total:
         raise UserError(
             f"{shares} of {total} boxes lie between 0 and 1: they are shares of the image, and pixels are expected; "
@@ -153,12 +166,12 @@ def _repair_categories(originals: list[dict], dirt: Dirt) -> tuple[list[dict], I
 def _placed(original: Any, images: Ids, categories: Ids, names: dict[Id, str], dirt: Dirt) -> dict | None:
     """A copy of an annotation that refers to known ids by their numbers, or None."""
     annotation = dict(original) if isinstance(original, dict) else {}
-    where = f"id {shown(annotation.get('id'))}"
     image, category = images.find(annotation.get("image_id")), categories.find(annotation.get("category_id"))
     if image is None:
-        dirt.add("annotations of unknown images: skipped", f"{where}, image_id {shown(annotation.get('image_id'))}")
+        given = shown(annotation.get("image_id"))
+        dirt.add("annotations of unknown images: skipped", f"id {shown(annotation.get('id'))}, image_id {given}")
         return None
-    where = f"{where} in {names[image]}"
+    where = _Where(annotation.get("id"), names[image])
     if category is None:
         given = shown(annotation.get("category_id"))
         dirt.add("annotations of unknown categories: skipped", f"{where}, category_id {given}")
@@ -172,7 +185,7 @@ def _placed(original: Any, images: Ids, categories: Ids, names: dict[Id, str], d
 
 def _repair_annotation(annotation: dict, name: str, dirt: Dirt) -> bool:
     """Whether its box, mask, area and flags could be put right, in place."""
-    where = f"id {shown(annotation.get('id'))} in {name}"
+    where = _Where(annotation.get("id"), name)
     for part, read in (("segmentation", read_mask), ("keypoints", read_keypoints)):
         given = annotation.get(part)
         if given:
@@ -203,7 +216,7 @@ def _has_whole_size(mask: Any) -> bool:
     return not isinstance(mask, dict) or all(type(side) is int for side in mask["size"])
 
 
-def _repair_box(annotation: dict, where: str, dirt: Dirt) -> bool:
+def _repair_box(annotation: dict, where: _Where, dirt: Dirt) -> bool:
     given, mask = annotation.get("bbox"), annotation.get("segmentation")
     box = as_box(given)
     if box is None:
@@ -227,7 +240,7 @@ def _repair_box(annotation: dict, where: str, dirt: Dirt) -> bool:
     return True
 
 
-def _repair_flags(annotation: dict, where: str, dirt: Dirt) -> None:
+def _repair_flags(annotation: dict, where: _Where, dirt: Dirt) -> None:
     if as_flag(annotation.get("ignore")):
         dirt.add('annotations with "ignore": treated as crowd', where)
         annotation.update(ignore=0, iscrowd=1)
@@ -253,7 +266,7 @@ def _with_own_ids(annotations: list[dict], names: dict[Id, str], dirt: Dirt) -> 
     ids: dict[int, dict] = {}
     renumber = []
     for annotation in annotations:
-        where = f"id {shown(annotation.get('id'))} in {names[annotation['image_id']]}"
+        where = _Where(annotation.get("id"), names[annotation["image_id"]])
         number = as_index(annotation.get("id"))
         if number in ids and {**annotation, "id": number} == ids[number]:
             dirt.add("annotations that are there twice: the second skipped", where)

@@ -17,7 +17,8 @@ class Dirt:
 
     def add(self, kind: str, where: object) -> None:
         self.counts[kind] = self.counts.get(kind, 0) + 1
-        self.first.setdefault(kind, str(where))
+        if kind not in self.first:
+            self.first[kind] = str(where)
 
     def lines(self) -> list[str]:
         return [f"{count} {kind} (first: {self.first[kind]})" for kind, count in self.counts.items()]

@@ -56,8 +56,8 @@ class Ids:
 
 def key(value: Any) -> tuple | None:
     """What two spellings of one id in a file share: equal numbers or equal text; None if it is no id."""
-    if isinstance(value, str):
-        return (str, value)
+    if isinstance(value, (str, int)) and not isinstance(value, bool):
+        return (str if isinstance(value, str) else float, value)
     number = as_number(value)
     return None if number is None else (float, number)
 

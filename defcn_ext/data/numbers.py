@@ -20,6 +20,8 @@ _short.maxstring = _short.maxother = _short.maxlong = 80
 
 def as_number(value: Any) -> float | int | None:
     """A finite number, also one written as text; whole ones as int. None for all else, True and False included."""
+    if type(value) is int:
+        return value
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, (str, numbers.Real)):
