@@ -4,6 +4,7 @@ python -m defcn_ext.tools.benchmark matching          exact matching: full matri
 python -m defcn_ext.tools.benchmark max_filtering     3D Max Filtering: 3D pooling against 2D pooling
 python -m defcn_ext.tools.benchmark crowdhuman        CrowdHuman's metrics at the size of its validation set
 python -m defcn_ext.tools.benchmark assignment        every rule: its obvious dense form against it, time and memory
+python -m defcn_ext.tools.benchmark assignment --grid         from a thumbnail with one object to batches of crowds
 python -m defcn_ext.tools.benchmark assignment --with-loss    with the losses and their gradients to the predictions
 """
 
@@ -15,6 +16,7 @@ import torch
 
 import defcn_ext  # noqa: F401  (makes detectron2 importable)
 from defcn_ext.benchmarks.assignment import benchmark_assignment
+from defcn_ext.benchmarks.assignment_grid import benchmark_grid
 from defcn_ext.benchmarks.crowdhuman import benchmark_crowdhuman
 from defcn_ext.benchmarks.losses import benchmark_losses
 from defcn_ext.benchmarks.matching import benchmark_matching
@@ -36,11 +38,15 @@ def main() -> None:
         "--size", type=int, nargs=2, default=SIZE, metavar=("HEIGHT", "WIDTH"), help="assignment: pixels"
     )
     parser.add_argument("--with-loss", action="store_true", help="assignment: and the losses with their gradients")
+    parser.add_argument("--grid", action="store_true", help="assignment: many sizes, for rules with a dense form")
     parser.add_argument("--device", default="cpu", help="assignment: cpu or cuda")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.what == "crowdhuman":
         print(benchmark_crowdhuman())
+        return
+    if args.what == "assignment" and args.grid:
+        print(benchmark_grid(args.rules or ["QualityATSS"], args.objects or [1, 3, 20, 200], args.repeats))
         return
     if args.what == "assignment":
         height, width = args.size
