@@ -14,8 +14,7 @@ from defcn_ext.branches import Branch, build_branches, build_towers
 from defcn_ext.checkpoint.strict import check_fit
 from defcn_ext.config import changed_trainer_keys
 from defcn_ext.inference import Inference
-from defcn_ext.inference.other_heads import score_threshold, tell_idle_keys
-from defcn_ext.inference.peak_filter import PeakFilter
+from defcn_ext.inference.other_heads import tell_idle_keys
 from defcn_ext.pictures.training import truth_and_detections
 from defcn_ext.structures import DensePredictions, HeadFeatures, Objects, Pairs, Points, recording
 from detectron2.config import CfgNode, configurable
@@ -34,6 +33,9 @@ class DeFCN(nn.Module):
         images -> backbone + FPN -> shared towers -> branches -> predictions
         training:   predictions + objects -> assignment -> losses, for every branch
         inference:  one branch -> top-k -> boxes; NMS only if asked for
+
+    `forward` goes this way from top to bottom: `preprocess_image`, `extract`, `predict` for each branch, and then
+    `forward_training` or `forward_inference`. What a branch is stands in `defcn_ext/branches/base.py`.
 
     In the docstrings, `N` images, `R` points over all levels of one image, `K` classes, `G` objects of the batch.
     """
@@ -98,8 +100,11 @@ class DeFCN(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """The only place that reads the config; every key is described in `defcn_ext/config.py`."""
-        options, peaks = cfg.MODEL.DEFCN, cfg.MODEL.DEFCN.PEAK_FILTER
+        """Reads the config once, as do the `from_config` of branches and inference.
+
+        Every key is described in `defcn_ext/config.py`, those of branches in their files.
+        """
+        options = cfg.MODEL.DEFCN
         tell_idle_keys(cfg)
         backbone = build_backbone(cfg)
         channels = _common_channels(backbone.output_shape(), options.IN_FEATURES)
@@ -108,19 +113,7 @@ class DeFCN(nn.Module):
             "backbone": backbone,
             "head": build_towers(cfg, channels, level_scales=options.LEVEL_SCALES),
             "branches": branches,
-            "inference": Inference(
-                score_thresh=score_threshold(cfg),
-                topk_per_level=options.TOPK_CANDIDATES_TEST,
-                topk_within_points=options.TOPK_WITHIN_POINTS,
-                one_class_per_point=options.ONE_CLASS_PER_POINT,
-                detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
-                nms_thresh=options.NMS_THRESH_TEST,
-                nms_per_level=options.NMS_PER_LEVEL,
-                nms_range=options.NMS_RANGE,
-                nms_over_classes=options.NMS_OVER_CLASSES,
-                nms_clipped=options.NMS_CLIPPED,
-                peak_filter=PeakFilter(peaks.TAU, peaks.KERNEL) if peaks.ENABLED else None,
-            ),
+            "inference": Inference.from_config(cfg),
             "in_features": options.IN_FEATURES,
             "num_classes": options.NUM_CLASSES,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,

@@ -77,7 +77,7 @@ def _needs(cfg: CfgNode, name: str, kind: type[Branch], names: list[str]) -> lis
     found = []
     for key, wanted in zip(("TOWERS", "BASE"), kind.leans_on(cfg, name).values()):
         if wanted and wanted not in before:
-            known = ", ".join(before.values()) or "none"
+            known = ", ".join([*before.values(), *(["shared", "own"] if key == "TOWERS" else [])]) or "none"
             raise ValueError(f"MODEL.DEFCN.{name}.{key}: no branch {wanted!r} before it in BRANCHES; there: {known}")
         found += [before[wanted]] if wanted else []
     return found

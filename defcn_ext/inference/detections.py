@@ -10,8 +10,10 @@ from torch import Tensor
 
 from defcn_ext.branches import Branch
 from defcn_ext.inference.nms import greedy_nms
+from defcn_ext.inference.other_heads import score_threshold
 from defcn_ext.inference.peak_filter import PeakFilter
 from defcn_ext.structures import DensePredictions, Points, recording
+from detectron2.config import CfgNode
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
 
@@ -62,6 +64,24 @@ class Inference:
     nms_over_classes: bool = False
     nms_clipped: bool = False
     peak_filter: PeakFilter | None = None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> Inference:
+        """What `MODEL.DEFCN` says of inference."""
+        options, peaks = cfg.MODEL.DEFCN, cfg.MODEL.DEFCN.PEAK_FILTER
+        return cls(
+            score_thresh=score_threshold(cfg),
+            topk_per_level=options.TOPK_CANDIDATES_TEST,
+            topk_within_points=options.TOPK_WITHIN_POINTS,
+            one_class_per_point=options.ONE_CLASS_PER_POINT,
+            detections_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+            nms_thresh=options.NMS_THRESH_TEST,
+            nms_per_level=options.NMS_PER_LEVEL,
+            nms_range=options.NMS_RANGE,
+            nms_over_classes=options.NMS_OVER_CLASSES,
+            nms_clipped=options.NMS_CLIPPED,
+            peak_filter=PeakFilter(peaks.TAU, peaks.KERNEL) if peaks.ENABLED else None,
+        )
 
     def __post_init__(self) -> None:
         if self.score_thresh > 1:

@@ -82,7 +82,7 @@ def test_a_deployed_model_keeps_what_its_branch_leans_on():
     [
         (
             (SECOND + "TOWERS", "THIRD"),
-            "MODEL.DEFCN.SECOND.TOWERS: no branch 'third' before it in BRANCHES; there: ONE_T",
+            "MODEL.DEFCN.SECOND.TOWERS: no branch 'third' before it in BRANCHES; there: .*own",
         ),
         (("MODEL.DEFCN.AUX.BASE", "SECOND"), "MODEL.DEFCN.AUX.BASE: no branch 'second' before it"),
         (("MODEL.DEFCN.BRANCHES", ["SECOND", "second"]), "unknown branch 'second'; known: .*SECOND; .*needs a TYPE"),
