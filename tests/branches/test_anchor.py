@@ -227,7 +227,7 @@ def test_an_object_that_is_an_anchor_is_predicted_by_zero_deltas():
         ({"scales": []}, r"ANCHORS: give positive SCALES and RATIOS, got \[\]"),
         ({"ratios": [1.0, -2.0]}, r"ANCHORS: .*\[1.0, -2.0\]"),
         ({"centerness": "reg"}, "CENTERNESS: anchors have none"),
-        ({"max_filtering": nn.Identity()}, "MAX_FILTERING: .*9 anchors a cell"),
+        ({"refinement": nn.Identity()}, "REFINE: made for points, not for anchors"),
         ({"box_loss": "l2"}, "BOX_LOSS: unknown value 'l2'; known: 'giou', 'iou', 'delta_l1'"),
     ],
 )
