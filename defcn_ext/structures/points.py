@@ -27,6 +27,12 @@ class Points:
     >>> points.ltrb(box)[4].tolist()
     [4.0, 4.0, 4.0, 4.0]
 
+    With anchors, every anchor is a point: it has scores, a box and a target of its own, in assignment, losses and
+    inference alike. What several anchors a cell cannot do: candidates that ask how a point lies (`center`, `inside`,
+    `near`, `nearest_per_level`, `best_squares`) know one point a cell, so that only `overlapping_anchors` and those
+    over all points serve anchors; and 3D Max Filtering wants a map with one point a cell. Only `thresholds`, made for
+    anchors, ignores points (`Pairs.ignored`); losses of any branch leave these out.
+
     Attributes:
         xy: (R, 2) centre of each cell, pixels of the network input.
         stride: (R,) stride of the point's level, pixels.
