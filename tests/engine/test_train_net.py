@@ -103,3 +103,28 @@ def test_other_errors_keep_their_traceback(command, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="ours"):
         command("DATASETS.TEST", "()")
     assert "Traceback" in (tmp_path / "out" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda content: content.pop("annotations"), "no image with an object is left: there are no annotations"),
+        (lambda content: [a.update(iscrowd=1) for a in content["annotations"]], "left: .* annotations are crowds"),
+    ],
+)
+def test_what_only_the_data_tell_ends_in_one_line_before_training(command, tmp_path, monkeypatch, change, message):
+    content = json.loads((tmp_path / "data" / "tiny.json").read_text())
+    change(content)
+    (tmp_path / "data" / "tiny.json").write_text(json.dumps(content))
+    monkeypatch.setattr(train_net.Trainer, "run_step", lambda self: pytest.fail("trained"))
+    with pytest.raises(SystemExit, match=rf"^error: DATASETS\.TRAIN tiny_train: .*{message}"):
+        command("DATASETS.TEST", "()")
+
+
+def test_an_assertion_of_detectron2_ends_in_one_line(command, monkeypatch):
+    def refuse(self, cfg):
+        raise AssertionError("Dataset 'x'\n is empty")
+
+    monkeypatch.setattr(train_net.Trainer, "build_train_loader", refuse)
+    with pytest.raises(SystemExit, match="^error: Dataset 'x' is empty$"):
+        command("DATASETS.TEST", "()")
