@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from detectron2.export import TracingAdapter
 from detectron2.modeling import build_model
 from tests.tiny import ALL, tiny_cfg
 
@@ -81,6 +82,21 @@ def test_two_traces_are_the_same_graph():
     options = ("NMS", True, "NMS_CLIPPED", True, "ONE_CLASS_PER_POINT", True, "TOPK_WITHIN_POINTS", False)
     model = detector("date_r", "TEST_BRANCH", "ONE_TO_MANY", *options, contrast=0.1)
     assert_equal_to_eager(model, traced(model, pictures()[0], check=True))
+
+
+def test_through_detectron2s_adapter():
+    """Its second call, in the check of the tracer, must answer in the form of the first."""
+    model, (first, *others) = detector("poto").model, pictures()
+    adapter = TracingAdapter(model, [{"image": first}])
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        graph = torch.jit.trace(adapter, adapter.flattened_inputs)
+        for picture in others:
+            (expected,), (answer,) = model([{"image": picture}]), adapter.outputs_schema(graph(picture))
+            assert answer.keys() == expected.keys() == {"instances", "with_nms", "without_nms"}
+            for kind, found in expected.items():
+                assert torch.equal(answer[kind].pred_classes, found.pred_classes)
+                torch.testing.assert_close(answer[kind].pred_boxes.tensor, found.pred_boxes.tensor, rtol=0, atol=1e-3)
 
 
 @pytest.mark.slow
