@@ -8,7 +8,7 @@ from defcn_ext._platform import ensure_detectron2
 
 def says(pattern: str) -> str:
     """What the text of an error must match: the stand-in's names the culprit, Detectron2's need not."""
-    return pattern if ensure_detectron2() == "standin" else ""
+    return pattern if ensure_detectron2() == "standin" else "^"
 
 
 def raised(function: Callable, *args: Any, **kwargs: Any) -> str | None:

@@ -50,6 +50,18 @@ def test_a_recorded_model_answers_for_other_images():
     assert found["instances"].scores.item() == pytest.approx(record["image"].mean().item())
 
 
+def test_dicts_and_fields_come_sorted_by_name():
+    given = {"b": torch.tensor(2), "a": torch.tensor(1)}
+    adapter = TracingAdapter(nn.Identity(), given)
+    assert [x.item() for x in adapter.flattened_inputs] == [1, 2]
+    assert adapter.inputs_schema(adapter.flattened_inputs) == ({"a": 1, "b": 2},)
+    with pytest.raises(KeyError):
+        TracingAdapter(nn.Identity(), {1: torch.ones(1)})
+    found = Instances((4, 5), scores=torch.ones(2), pred_classes=torch.zeros(2))
+    classes, scores, size = TracingAdapter(nn.Identity(), found).flattened_inputs
+    assert (classes.tolist(), scores.tolist(), size.tolist()) == ([0, 0], [1, 1], [4, 5])
+
+
 def test_several_arguments_and_another_way_to_call():
     adapter = TracingAdapter(nn.Bilinear(2, 3, 4), (torch.rand(1, 2), torch.rand(1, 3)))
     (out,) = adapter(torch.rand(5, 2), torch.rand(5, 3))

@@ -64,20 +64,31 @@ def _only(kind: Callable) -> Callable:
 def flatten_to_tuple(obj: Any) -> tuple[tuple[Any, ...], Schema]:
     """All leaves of nested lists, tuples, dicts, Instances, Boxes and ROIMasks, in order, and how to put them back.
 
+    What is in a dict, and the fields of Instances, come sorted by name, so that a graph does not depend on who set what
+    first. `KeyError` for a dict whose keys are not all texts.
+
     The size of the image of Instances becomes a tensor (2,), so that it can be an output of a graph. What is none of
     these, such as a number or a text, is a leaf as well.
     """
     if isinstance(obj, (list, tuple)):
         return _flatten("list" if isinstance(obj, list) else "tuple", obj)
     if isinstance(obj, Mapping):
-        return _flatten("dict", obj.values(), tuple(obj))
+        return _flatten_by_name("dict", obj)
     if isinstance(obj, Instances):
-        leaves, schema = _flatten("instances", obj.get_fields().values(), tuple(obj.get_fields()))
+        leaves, schema = _flatten_by_name("instances", obj.get_fields())
         size = obj.image_size
         return (*leaves, size if isinstance(size, Tensor) else shapes_to_tensor(size)), schema
     if isinstance(obj, (Boxes, ROIMasks)):
         return _flatten("boxes" if isinstance(obj, Boxes) else "masks", [obj.tensor])
     return (obj,), Schema("leaf")
+
+
+def _flatten_by_name(kind: str, fields: Mapping[str, Any]) -> tuple[tuple[Any, ...], Schema]:
+    others = [name for name in fields if not isinstance(name, str)]
+    if others:
+        raise KeyError(f"only dicts with texts as keys can be taken apart, got the key {others[0]!r}")
+    names = tuple(sorted(fields))
+    return _flatten(kind, [fields[name] for name in names], names)
 
 
 def _flatten(kind: str, objects: Any, keys: tuple[str, ...] = ()) -> tuple[tuple[Any, ...], Schema]:
