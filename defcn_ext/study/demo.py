@@ -15,7 +15,7 @@ import torch
 from tabulate import tabulate
 
 import defcn_ext
-from defcn_ext._text import minutes, number, say, without_nan
+from defcn_ext._text import minutes, number, say, without_nan, write_whole
 from defcn_ext.config import UserError
 from defcn_ext.data.loaders import dicts_to_look_at
 from defcn_ext.engine.preflight import load_config
@@ -100,9 +100,9 @@ def write_pictures(predictors: Sequence[Predictor], runs: Sequence[Run], output:
 
 def write_results(runs: Sequence[Run], output: Path) -> list[tuple[Path, str]]:
     """Writes `table.md` and `results.json` (null where there was nothing to measure)."""
-    (output / "table.md").write_text(result_table(runs) + "\n")
+    write_whole(output / "table.md", result_table(runs) + "\n")
     rows = [{**asdict(run), "gap": run.gap, "duplicates_per_object": run.counts.duplicates_per_object} for run in runs]
-    (output / "results.json").write_text(json.dumps(without_nan(rows), indent=2) + "\n")
+    write_whole(output / "results.json", json.dumps(without_nan(rows), indent=2) + "\n")
     return [(output / "table.md", "the table above"), (output / "results.json", "its numbers, and the counts behind")]
 
 

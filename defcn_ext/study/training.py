@@ -102,7 +102,7 @@ def train(detector: str, cfg: CfgNode) -> Run:
     """Trains as train_net.py does, evaluates with and without NMS, and counts what becomes of the detections."""
     folder, iterations = Path(cfg.OUTPUT_DIR), cfg.SOLVER.MAX_ITER
     check_run(cfg, argparse.Namespace(num_gpus=1, num_machines=1, dist_url="", eval_only=False, resume=False))
-    (folder / "config.yaml").write_text(cfg.dump())
+    write_whole(folder / "config.yaml", cfg.dump())
     say(f"{detector}: training for {iterations} iterations on {cfg.MODEL.DEVICE}, log in {folder / 'log.txt'}")
     seed_all_rng(cfg.SEED if cfg.SEED >= 0 else None)
     stopwatch = Stopwatch()
