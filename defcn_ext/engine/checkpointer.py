@@ -32,6 +32,7 @@ class Checkpointer(DetectionCheckpointer):
         """
         super().__init__(model, save_dir, **checkpointables)
         self.cfg = cfg
+        self.resumed_from = ""  # name of the checkpoint that a run goes on from
 
     def save(self, name: str, **kwargs: Any) -> None:
         """Writes the model, the checkpointables, the config and `kwargs` to `name`.pth in the local folder `save_dir`.
@@ -86,6 +87,7 @@ class Checkpointer(DetectionCheckpointer):
         found = comm.all_gather(found)[0]
         if isinstance(found, UserError):
             raise found
+        self.resumed_from = Path(found).name
         return self.load(found)
 
     def _pointed(self) -> str:

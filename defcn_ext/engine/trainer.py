@@ -110,6 +110,9 @@ class Trainer(DefaultTrainer):
                 self.start_iter,
                 self.max_iter,
             )
+        if self.start_iter == self.max_iter and self.checkpointer.resumed_from != "model_final.pth":
+            # killed between the last periodic save and the final one
+            self.checkpointer.save("model_final", iteration=self._trainer.iter)
 
     def state_dict(self) -> dict[str, Any]:
         return with_manifest(super().state_dict())

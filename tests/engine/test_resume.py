@@ -264,3 +264,17 @@ def test_a_finished_run_says_so(made, caplog, length, lines):
         trainer.resume_or_load(resume=True)
     said = [r.getMessage() for r in caplog.records if "nothing is left to train" in r.getMessage()]
     assert len(said) == lines and all(f"6 iterations are done and SOLVER.MAX_ITER is {length}" in line for line in said)
+
+
+def test_a_run_that_was_killed_before_its_final_save_gets_it(made, runs):
+    """Also where a final checkpoint of a shorter run, or a damaged one, lies there."""
+    trainer, folder = made("sgd")
+    (folder / "model_final.pth").write_bytes(b"of a shorter run")
+    (folder / "last_checkpoint").write_text("model_0000005.pth")
+    trainer.resume_or_load(resume=True)
+    assert trainer.start_iter == 6 and (folder / "last_checkpoint").read_text() == "model_final.pth"
+    found, expected = (dict(entries(torch.load(f / "model_final.pth"))) for f in (folder, runs["sgd"]))
+    assert found.keys() == expected.keys()
+    assert all(
+        torch.equal(v, found[k]) if torch.is_tensor(v) else v == found[k] for k, v in expected.items() if "OUT" not in k
+    )
