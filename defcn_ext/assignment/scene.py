@@ -97,7 +97,7 @@ def make_scene(
     image: Tensor | None = None,
     image_sizes: Tensor | None = None,
 ) -> Scene:
-    """Checks the shapes and turns everything to float32.
+    """Checks the shapes and turns everything to float32, without its gradient.
 
     Without `image_sizes` every image is as large as the finest level.
 
@@ -122,4 +122,4 @@ def make_scene(
     if image_sizes is None:
         extent = [side * points.strides[0] for side in points.sizes[0]]
         image_sizes = torch.tensor([extent] * (total // num_points), dtype=torch.float32, device=boxes.device)
-    return Scene(points, scores, boxes.float(), gt_boxes.float(), gt_classes, image, image_sizes)
+    return Scene(points, scores, boxes.detach().float(), gt_boxes.detach().float(), gt_classes, image, image_sizes)

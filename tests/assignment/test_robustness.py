@@ -214,3 +214,13 @@ def test_even_a_quality_of_zero_is_better_than_none(rule):
     scores, boxes = torch.tensor([[torch.nan], [0.5]]), torch.tensor([[0.0, 0, 16, 8], [900, 900, 901, 901]])
     pairs = build_rule(rule)(points, scores, boxes, torch.tensor([[0.0, 0, 16, 8]]), torch.tensor([0]))
     assert pairs.point.tolist() == [1]
+
+
+@every_rule
+def test_predictions_that_learn(rule):
+    """As they come from a model; the pairs are constants."""
+    scores, boxes, *objects = crowd(6, 3, points=points_for(rule))
+    pairs = assign(rule, scores.requires_grad_(), boxes.requires_grad_(), *objects)
+    plain = assign(rule, scores.detach(), boxes.detach(), *objects)
+    assert torch.equal(pairs.point, plain.point) and torch.equal(pairs.object, plain.object)
+    assert pairs.quality is None or not pairs.quality.requires_grad
