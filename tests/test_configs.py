@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from defcn_ext.assignment.expression import parse_call
-from defcn_ext.branches import build as branches
+from defcn_ext.branches import Branch
 from defcn_ext.config import add_defcn_config
 from defcn_ext.engine.solver import build_optimizer
 from detectron2.config import get_cfg
@@ -35,7 +35,7 @@ def load(name, *opts):
 
 def full_size(monkeypatch, cfg):
     """The model without memory for its weights."""
-    monkeypatch.setattr(branches, "_try_rule", lambda branch: None)  # it would need numbers
+    monkeypatch.setattr(Branch, "try_rule", lambda branch: None)  # it would need numbers
     cfg.MODEL.DEVICE = "meta"
     with torch.device("meta"):
         return build_model(cfg)
