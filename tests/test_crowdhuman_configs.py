@@ -5,7 +5,7 @@ import torch
 
 from detectron2.modeling import build_model
 from tests.test_configs import ADAMW, ROOT, SGD, THIN, counts, full_size, load, solver, step, values
-from tests.tiny import batch, image_with
+from tests.tiny import batch, image_with, kept_labels
 
 FOLDER = ROOT / "CrowdHuman"
 NAMES = sorted(p.stem for p in FOLDER.glob("*.yaml") if not p.name.startswith("Base"))
@@ -156,9 +156,9 @@ def test_detectors_learn_and_take_images_without_people(name, opts):
     images = batch()
     for image in images:
         image["instances"].gt_classes.zero_()
-    first, second = (sum(step(model, optimizer, images).values()) for _ in range(2))
-    # The small o2f chooses other points after the first step, and its loss rises there: 4.84, 5.03.
-    assert second < (1.2 * first if name == "QuickCrowd/o2f.yaml" else first)
+    with kept_labels(model):  # a rule that chooses other points after the first step may raise the loss
+        first, second = (sum(step(model, optimizer, images).values()) for _ in range(2))
+    assert second < first
     empty = step(model, optimizer, [image_with([], [], size=(64, 96), seed=n) for n in range(2)])
     assert all(value == 0 for loss, value in empty.items() if loss.split("_")[1] in ("box", "l1", "centerness"))
 
