@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -40,10 +40,11 @@ def with_manifest(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, MANIFEST: [path for path, _ in entries(state)]}
 
 
-def check_model(state: Mapping[str, Tensor], model: nn.Module) -> None:
+def check_model(state: Mapping[str, Tensor], model: nn.Module, *, steps_alike: bool = True) -> None:
     """
     Args:
         state: the weights of a checkpoint.
+        steps_alike: what `steps_alike` says; else missing entries are no loss, but were never there.
 
     Raises:
         DamagedError: entries are missing.
@@ -60,8 +61,23 @@ def check_model(state: Mapping[str, Tensor], model: nn.Module) -> None:
         more = f", and {len(other) + len(missing) - 1} more" if len(other) + len(missing) > 1 else ""
         raise OtherRunError.of("model", other[0] + more)
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+        if not steps_alike:
+            raise OtherRunError.of("model", f"it has no entry model/{missing[0]}{more}")
         raise DamagedError(f"no entry model/{missing[0]}{more}: incomplete, or of another model")
+
+
+def steps_alike(state: Any, trainer: Any) -> bool:
+    """Whether the optimizer in a trainer's state steps as many parameters as this trainer's, or does not say."""
+    try:
+        groups = state["_trainer"]["optimizer"]["param_groups"]
+        return sum(_sizes(groups)) == sum(_sizes(trainer.optimizer.param_groups))
+    except (KeyError, TypeError):
+        return True
+
+
+def _sizes(groups: Sequence[Mapping[str, Any]]) -> list[int]:
+    return [len(group["params"]) for group in groups]
 
 
 def check_trainer(state: Mapping[str, Any], trainer: Any) -> None:
@@ -113,7 +129,7 @@ def _check_optimizer(state: Mapping[str, Any], optimizer: Optimizer) -> None:
         lacks = [key for key, value in own.items() if _kind(value) in HYPERPARAMETERS and key not in group]
         if lacks:
             raise OtherRunError.of("optimizer", f"it has no {lacks[0]!r}, and here is {type(optimizer).__name__}")
-    sizes = [[len(group["params"]) for group in side] for side in (groups, optimizer.param_groups)]
+    sizes = [_sizes(groups), _sizes(optimizer.param_groups)]
     if sizes[0] != sizes[1]:
         raise OtherRunError.of("model or optimizer", f"of {sizes[0]} parameters in its groups, here {sizes[1]}")
     params = [param for group in optimizer.param_groups for param in group["params"]]

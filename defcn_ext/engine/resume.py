@@ -14,7 +14,7 @@ from torch import nn
 from defcn_ext.checkpoint import read_checkpoint
 from defcn_ext.config import UserError
 from defcn_ext.engine.entries import first_non_finite
-from defcn_ext.engine.fit import DamagedError, OtherRunError, check_model, check_trainer
+from defcn_ext.engine.fit import DamagedError, OtherRunError, check_model, check_trainer, steps_alike
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def newest_good(pointed: str, folder: str, model: nn.Module, checkpointables: Ma
         if reasons:
             logger.warning("%s; going on from %s instead", reasons[0], path)
         return path
-    raise DamagedError(f"{reasons[0]}; {folder} holds no other checkpoint to resume from. Start anew elsewhere")
+    raise DamagedError(f"{reasons[0]}; {folder} holds no other checkpoint that is whole. Start anew elsewhere")
 
 
 def check_resumable(path: Path, model: nn.Module, checkpointables: Mapping[str, Any]) -> None:
@@ -61,9 +61,10 @@ def check_resumable(path: Path, model: nn.Module, checkpointables: Mapping[str, 
         for key, value in content.items():
             if not isinstance(value, Mapping):
                 raise DamagedError(f"incomplete, it has no entry {key}")
-        check_model(checkpoint.state, model)
-        if "trainer" in content:
-            check_trainer(content["trainer"], checkpointables["trainer"])
+        trainer = checkpointables.get("trainer")
+        check_model(checkpoint.state, model, steps_alike=trainer is None or steps_alike(content["trainer"], trainer))
+        if trainer is not None:
+            check_trainer(content["trainer"], trainer)
     except (DamagedError, OtherRunError) as error:
         raise type(error)(f"{path}: {error}") from error
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:

@@ -28,6 +28,14 @@ class WideNet(TinyNet):
         self.head = torch.nn.Linear(8, 3)
 
 
+class LongNet(TinyNet):
+    """Another model, with all of those entries and more: as where a filter or a branch is switched on."""
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.filter = torch.nn.Linear(8, 3)
+
+
 @pytest.fixture(scope="module")
 def entry(tmp_path_factory):
     yield tiny.write_dataset(tmp_path_factory.mktemp("data"))
@@ -182,7 +190,7 @@ def test_nothing_good_is_left(made):
     trainer, folder = made("sgd")
     for path in folder.glob("*.pth"):
         path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DamagedError, match=r"model_final\.pth: truncated.* holds no other checkpoint"):
+    with pytest.raises(DamagedError, match=r"model_final\.pth: truncated.* holds no other checkpoint that is whole"):
         trainer.resume_or_load(resume=True)
 
 
@@ -193,6 +201,10 @@ def test_nothing_good_is_left(made):
         (
             ("MODEL.META_ARCHITECTURE", "WideNet"),
             r"another model \(model/head.weight is .* 2x8, here .* 3x8, and 1 more",
+        ),
+        (
+            ("MODEL.META_ARCHITECTURE", "LongNet"),
+            r"another model \(it has no entry model/filter\.weight, and 1 more\)",
         ),
         (
             ("SOLVER.BIAS_LR_FACTOR", 2.0),
@@ -207,7 +219,8 @@ def test_nothing_good_is_left(made):
 def test_another_run_is_refused_with_the_way_out(made, monkeypatch, opts, message):
     from detectron2.modeling import META_ARCH_REGISTRY
 
-    monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, "WideNet", WideNet)
+    for kind in (WideNet, LongNet):
+        monkeypatch.setitem(META_ARCH_REGISTRY._obj_map, kind.__name__, kind)
     trainer, _ = made("sgd", *opts)
     with pytest.raises(
         OtherRunError, match=rf"model_final\.pth: of {message}.*MODEL\.WEIGHTS, with another OUTPUT_DIR"
