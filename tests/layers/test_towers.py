@@ -62,7 +62,7 @@ def test_levels_share_two_different_towers():
     for tower in (features.cls, features.box):
         assert torch.equal(tower[0], tower[1]) and tower[0].min() == 0 < tower[0].max()
     assert not torch.allclose(features.cls[0], features.box[0])
-    assert features.scales is head.scales
+    assert all(a is b for a, b in zip(features.scales, head.scales, strict=True))
 
 
 def test_deformable_towers_end_in_a_deformable_conv():
