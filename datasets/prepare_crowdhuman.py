@@ -26,6 +26,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from defcn_ext._text import whole_file
 from defcn_ext.data.crowdhuman import OFFICIAL_IMAGES, CrowdHuman, read_crowdhuman, where
 from defcn_ext.data.crowdhuman_files import AnnotationLine, PersonBox
 
@@ -67,22 +68,21 @@ def write_coco(path: Path, content: CrowdHuman, source: dict) -> tuple[int, int,
         first = content.lines[0].id
         raise ValueError(f"none of the {len(content.lines)} images can be read, {first}.jpg: {content.sizes[first]}")
     people = [(image, person) for image, line in readable for person in line.boxes]
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(f'{{"info": {json.dumps(source)}, "categories": [{{"id": 1, "name": "person"}}],\n"images": [\n')
+    with whole_file(path) as file:
+        file.write(f'{{"info": {json.dumps(source)}, "categories": [{{"id": 1, "name": "person"}}],\n'.encode())
+        file.write(b'"images": [\n')
         file.writelines(_joined(coco_image(line, n, content.sizes[line.id]) for n, line in readable))
-        file.write('],\n"annotations": [\n')
+        file.write(b'],\n"annotations": [\n')
         file.writelines(_joined(coco_annotation(person, n, image) for n, (image, person) in enumerate(people, 1)))
-        file.write("]}\n")
-    os.replace(partial, path)
+        file.write(b"]}\n")
     ignored = sum(person.ignored for _, person in people)
     return len(readable), len(people) - ignored, ignored
 
 
-def _joined(entries: Iterable[dict]) -> Iterator[str]:
+def _joined(entries: Iterable[dict]) -> Iterator[bytes]:
     for index, entry in enumerate(entries):
-        yield (",\n" if index else "") + json.dumps(entry, allow_nan=False)
-    yield "\n"
+        yield b",\n" * (index > 0) + json.dumps(entry, allow_nan=False).encode()
+    yield b"\n"
 
 
 def source_of(odgt: Path) -> dict:

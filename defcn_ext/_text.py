@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,20 +32,24 @@ def without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, *, rivals: bool = False) -> None:
     """Writes a file so that it is there whole or not at all, also when the process is killed or the disk is full."""
-    with whole_file(path) as file:
+    with whole_file(path, rivals=rivals) as file:
         file.write(text.encode("utf-8"))
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def whole_file(path: Path, *, rivals: bool = False) -> Iterator[BinaryIO]:
     """Opens a file for bytes that appears under its name when the block is left, flushed to the disk.
 
     An error inside, or a kill at any moment, leaves what was under that name before. A kill may also leave
     `partial_of(path)`, which the next writing of the same file replaces.
+
+    Args:
+        rivals: other processes may write the same file at the same time: each into a partial file of its own, and the
+            last one's is what stays. Of these a kill leaves one a process, so it is for small files.
     """
-    partial = partial_of(path)
+    partial = partial_of(path, f".{socket.gethostname()}-{os.getpid()}" if rivals else "")
     try:
         with partial.open("wb") as file:
             yield file
@@ -65,9 +70,9 @@ def drop_torn_line(path: Path) -> None:
             file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def partial_of(path: Path) -> Path:
+def partial_of(path: Path, writer: str = "") -> Path:
     """The name that a file has while it is being written."""
-    return path.with_name(f".{path.name}.partial")
+    return path.with_name(f".{path.name}{writer}.partial")
 
 
 def _flush_folder(folder: Path) -> None:

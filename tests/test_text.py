@@ -33,6 +33,16 @@ def test_a_killed_ones_leftover_is_written_over(tmp_path):
     assert (tmp_path / "a.txt").read_text() == "new" and os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_rivals_write_into_files_of_their_own(tmp_path):
+    """One that is written to after another has renamed it would be a torn file under the final name."""
+    path = tmp_path / "a.txt"
+    with whole_file(path, rivals=True) as file:
+        file.write(b"first")
+        own, shared = os.listdir(tmp_path)[0], partial_of(path).name
+        assert own != shared and str(os.getpid()) in own
+    assert path.read_bytes() == b"first" and os.listdir(tmp_path) == ["a.txt"]
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [("", ""), ("{}\n", "{}\n"), ('{"a": 1}\n{"b": ', '{"a": 1}\n'), ('{"torn"', ""), (None, None)],

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from defcn_ext._text import write_whole
 from defcn_ext.config import UserError
 from defcn_ext.data.coco_repair import sanitize_coco
 from defcn_ext.data.dirt import Dirt
@@ -118,7 +119,8 @@ def usable_json(json_file: str, image_root: str, copy_to: str | os.PathLike, dir
         found.log(str(json_file))
     else:
         dirt.join(found)
-    _write(clean, Path(copy_to))
+    Path(copy_to).parent.mkdir(parents=True, exist_ok=True)
+    write_whole(Path(copy_to), json.dumps(clean), rivals=True)
     return CocoFile(str(copy_to), clean, image_ids, category_ids)
 
 
@@ -127,14 +129,6 @@ def _is_read_by_all(data: bytes) -> bool:
     if json.detect_encoding(data) != "utf-8":  # "utf-8-sig" is the one with a byte-order mark
         return False
     return data.isascii() or locale.getpreferredencoding(False).lower().replace("-", "") == "utf8"
-
-
-def _write(content: dict, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(content, file)
-    os.replace(partial, path)
 
 
 def load_coco(json_file: str, image_root: str, dataset_name: str | None = None) -> list[dict]:

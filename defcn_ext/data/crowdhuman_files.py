@@ -19,6 +19,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from defcn_ext._text import whole_file
+
 Box = tuple[float, float, float, float]  # x, y, w, h
 File = str | os.PathLike
 
@@ -281,8 +283,6 @@ def _size_json(line: AnnotationLine | ResultLine) -> dict[str, float]:
 
 
 def _write(path: File, contents: Iterator[dict[str, Any]]) -> None:
-    partial = Path(path).with_name(f".{Path(path).name}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
+    with whole_file(Path(path)) as file:
         for content in contents:
-            file.write(json.dumps(content, allow_nan=False) + "\n")
-    os.replace(partial, path)
+            file.write((json.dumps(content, allow_nan=False) + "\n").encode("utf-8"))

@@ -6,12 +6,12 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from defcn_ext._text import write_whole
 from defcn_ext.data.headers import Header, probe_header
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class _Cache:
         for path in self.paths:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _write_whole(path, text)
+                write_whole(path, text, rivals=True)
             except OSError as error:
                 reason = error
             else:
@@ -110,20 +110,3 @@ class _Cache:
 
 def _is_size(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(type(side) is int and side > 0 for side in value)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Writes a file that others never see half written.
-
-    Raises:
-        OSError: the folder or the file cannot be written.
-    """
-    handle, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise

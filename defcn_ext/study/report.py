@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tabulate import tabulate
 
-from defcn_ext._text import minutes, number, without_nan, write_whole
+from defcn_ext._text import minutes, number, whole_file, without_nan, write_whole
 from defcn_ext.study.jobs import Failure
 from defcn_ext.study.runs import Run
 
@@ -198,6 +198,5 @@ def write_report(entries: Sequence[Labelled], runs: Sequence[Run], failures: Seq
 
 
 def _save(figure: Figure, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, format="png", dpi=150)
-    partial.replace(path)
+    with whole_file(path) as file:
+        figure.savefig(file, format="png", dpi=150)
