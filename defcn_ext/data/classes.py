@@ -78,11 +78,14 @@ def check_same(classes: Sequence[str], expected: Sequence[str], whose: str, sour
     if sorted(classes) == sorted(expected):
         return
     lacking, more = [x for x in expected if x not in classes], [x for x in classes if x not in expected]
+    fix = f"rename them in the json, or set {KEY} to the names of the model's outputs"
+    if not more:
+        fix = "add the lacking ones to its categories, though no object has them"
     raise UserError(
         f"{whose} has the classes {_listed(classes)}; {source} has {_listed(expected)}"
         + (f"; lacking: {_listed(lacking)}" if lacking else "")
         + (f"; unknown: {_listed(more)}" if more else "")
-        + f". Classes are matched by name: rename them in the json, or set {KEY} to the names of the model's outputs"
+        + f". Classes are matched by name: {fix}"
     )
 
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from defcn_ext.data.classes import check_same
 from defcn_ext.data.coco_json import usable_json
 from defcn_ext.data.dirt import Dirt
 from detectron2.config import CfgNode
@@ -102,16 +103,26 @@ def check_num_classes(cfg: CfgNode, dataset_names: list[str] | tuple[str, ...]) 
     """Compares MODEL.DEFCN.NUM_CLASSES with the categories of the data sets (loading those that are not known yet).
 
     Raises:
-        ValueError: they disagree.
+        ValueError: they disagree. Where it is one data set that disagrees with another, both lists are told.
     """
     expected = cfg.MODEL.DEFCN.NUM_CLASSES
+    fitting = ""
+    others = []
     for name in dataset_names:
         if not MetadataCatalog.get(name).get("thing_classes"):
             DatasetCatalog.get(name)
         classes = MetadataCatalog.get(name).get("thing_classes") or []
         if classes and len(classes) != expected:
-            shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-            raise ValueError(
-                f"MODEL.DEFCN.NUM_CLASSES is {expected}, but {name} has {len(classes)} categories ({shown}): "
-                f"set MODEL.DEFCN.NUM_CLASSES {len(classes)}"
-            )
+            others.append((name, [str(x) for x in classes]))
+        elif classes:
+            fitting = fitting or name
+    if not others:
+        return
+    name, classes = others[0]
+    if fitting:
+        check_same(classes, [str(x) for x in MetadataCatalog.get(fitting).thing_classes], name, fitting)
+    shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+    raise ValueError(
+        f"MODEL.DEFCN.NUM_CLASSES is {expected}, but {name} has {len(classes)} categories ({shown}): "
+        f"set MODEL.DEFCN.NUM_CLASSES {len(classes)}"
+    )

@@ -9,6 +9,7 @@ from defcn_ext.config import UserError
 from defcn_ext.data import add_data_config, register_from_config
 from defcn_ext.data.classes import class_order, model_classes, weights_of_run, with_classes
 from defcn_ext.data.loaders import dicts_to_look_at, train_dicts
+from defcn_ext.data.register import check_num_classes
 from defcn_ext.evaluation.own_terms import OwnTermsEvaluator
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
@@ -109,6 +110,18 @@ def test_other_names_stop_with_both_lists(cfg, export):
     assert class_order(cfg, "mine_val") == [1, 0]
     with pytest.raises(UserError, match=r"DATASETS\.CLASSES has dog, cat; unknown: eel"):
         train_dicts(cfg)
+
+
+def test_a_set_that_lacks_a_class_is_told_of_it_and_not_of_the_number(cfg, export):
+    """Many exports leave out the categories without objects; another NUM_CLASSES would only move the fault."""
+    register(cfg, export, mine_train=TRAIN, mine_val={1: "cat", 3: "eel"})
+    message = "mine_val has the classes cat, eel; mine_train has cat, dog, eel; lacking: dog.*add the lacking ones to its categories"
+    for names in (("mine_train", "mine_val"), ("mine_val", "mine_train")):
+        with pytest.raises(UserError, match=message):
+            check_num_classes(cfg, names)
+    cfg.MODEL.DEFCN.NUM_CLASSES = 80
+    with pytest.raises(ValueError, match=r"mine_train has 3 categories .*: set MODEL\.DEFCN\.NUM_CLASSES 3"):
+        check_num_classes(cfg, ("mine_train", "mine_val"))
 
 
 def test_a_stock_set_with_two_classes_of_one_name_is_refused(cfg, export):

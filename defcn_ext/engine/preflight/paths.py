@@ -49,8 +49,8 @@ def check_datasets(cfg: CfgNode, eval_only: bool) -> None:
             if name not in DatasetCatalog:
                 raise ValueError(f"{key}: unknown data set {name}{suggest(name, DatasetCatalog.list())}")
             _check_files(key, name)
-        if cfg.MODEL.META_ARCHITECTURE == "DeFCN":
-            check_num_classes(cfg, names)
+    if cfg.MODEL.META_ARCHITECTURE == "DeFCN":
+        check_num_classes(cfg, (*train, *cfg.DATASETS.TEST))
 
 
 def _check_files(key: str, name: str) -> None:
