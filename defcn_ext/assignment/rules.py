@@ -65,7 +65,7 @@ class Rule:
             unless the selection is `every` (DW), which pairs a point with all the objects it is a candidate of.
 
         Raises:
-            ValueError: shapes disagree.
+            ValueError: shapes disagree, or what should be probabilities are logits.
         """
         scene = make_scene(points, scores, boxes, gt_boxes, gt_classes, image, image_sizes)
         pairs = self.candidates(scene, self.quality)

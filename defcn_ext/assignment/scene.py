@@ -102,13 +102,15 @@ def make_scene(
     Without `image_sizes` every image is as large as the finest level.
 
     Raises:
-        ValueError: shapes disagree.
+        ValueError: shapes disagree, or what should be probabilities are logits.
     """
     total, num_points = len(boxes), len(points)
     if len(scores.shape) != 2 or scores.shape[0] != total or tuple(boxes.shape) != (total, 4):
         raise ValueError(
             f"scores and boxes must be (N R, K) and (N R, 4), got {tuple(scores.shape)}, {tuple(boxes.shape)}"
         )
+    if isinstance(scores, Tensor) and _are_logits(scores):
+        raise ValueError("scores must be probabilities; give logits as ScoreView.from_logits(logits)")
     if num_points == 0 or total % num_points:
         raise ValueError(f"{total} predictions are not a whole number of images of {num_points} points")
     if tuple(gt_boxes.shape) != (len(gt_classes), 4):
@@ -123,3 +125,9 @@ def make_scene(
         extent = [side * points.strides[0] for side in points.sizes[0]]
         image_sizes = torch.tensor([extent] * (total // num_points), dtype=torch.float32, device=boxes.device)
     return Scene(points, scores, boxes.detach().float(), gt_boxes.detach().float(), gt_classes, image, image_sizes)
+
+
+def _are_logits(scores: Tensor) -> bool:
+    """Whether the first rows leave [0, 1], as logits do at once. Not asked on a GPU, which would be waited for."""
+    first = scores[:64].detach()
+    return not scores.is_cuda and bool((first.isfinite() & ((first < 0) | (first > 1))).any())

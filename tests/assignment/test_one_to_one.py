@@ -229,6 +229,16 @@ def test_logits_tell_certain_scores_apart():
         ScoreView.from_logits(torch.zeros(2))
 
 
+def test_logits_in_the_place_of_probabilities_are_told():
+    """They would be taken for scores, in silence; a prediction that is no number is something else."""
+    points, boxes = Points.from_sizes([(1, 2)], [8]), torch.tensor([[0.0, 0, 16, 8]]).repeat(2, 1)
+    scores = torch.tensor([[float("nan")], [1.0]])
+    build_rule("POTO")(points, scores, boxes, boxes[:1], torch.tensor([0]))
+    for logits in (scores - 1.5, scores + 0.5):
+        with pytest.raises(ValueError, match=r"scores must be probabilities; .*ScoreView\.from_logits"):
+            build_rule("POTO")(points, logits, boxes, boxes[:1], torch.tensor([0]))
+
+
 def test_a_weighting_does_not_ask_the_quality_again():
     """One question for the candidates; the selection hands the answers on, for the pairs that it keeps."""
     rule, asked = build_rule("O2F"), []
