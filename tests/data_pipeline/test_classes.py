@@ -115,7 +115,9 @@ def test_other_names_stop_with_both_lists(cfg, export):
 def test_a_set_that_lacks_a_class_is_told_of_it_and_not_of_the_number(cfg, export):
     """Many exports leave out the categories without objects; another NUM_CLASSES would only move the fault."""
     register(cfg, export, mine_train=TRAIN, mine_val={1: "cat", 3: "eel"})
-    message = "mine_val has the classes cat, eel; mine_train has cat, dog, eel; lacking: dog.*add the lacking ones to its categories"
+    message = (
+        "mine_val has the classes cat, eel; mine_train has cat, dog, eel; lacking: dog.*add the lacking ones to its"
+    )
     for names in (("mine_train", "mine_val"), ("mine_val", "mine_train")):
         with pytest.raises(UserError, match=message):
             check_num_classes(cfg, names)
