@@ -82,12 +82,12 @@ class ScoreView:
         self._objectness = None if predictions.objectness is None else predictions.objectness.flatten()
 
     @classmethod
-    def from_logits(cls, logits: Tensor, filter: Tensor | None = None) -> ScoreView:
+    def from_logits(cls, logits: Tensor, objectness: Tensor | None = None) -> ScoreView:
         """From plain tensors: what a rule takes in place of probabilities, where these have rounded to 0 or 1.
 
         Args:
             logits: (N R, K) class logits.
-            filter: (N R, 1) logits of the 3D Max Filtering map, or None.
+            objectness: (N R, 1) logits of a map that multiplies all class scores, or None.
 
         Raises:
             ValueError: shapes disagree.
@@ -97,13 +97,13 @@ class ScoreView:
             >>> view.logit((torch.tensor([0, 1]), torch.tensor([0, 0])))
             tensor([-20.0000, -18.5000])
         """
-        if logits.dim() != 2 or (filter is not None and tuple(filter.shape) != (len(logits), 1)):
+        if logits.dim() != 2 or (objectness is not None and tuple(objectness.shape) != (len(logits), 1)):
             raise ValueError(
                 f"ScoreView.from_logits wants (N R, K) and (N R, 1), got {tuple(logits.shape)}, "
-                f"{None if filter is None else tuple(filter.shape)}"
+                f"{None if objectness is None else tuple(objectness.shape)}"
             )
         boxes = logits.new_zeros(1, len(logits), 4)  # nobody reads them
-        return cls(DensePredictions(logits[None], boxes, None if filter is None else filter[None]))
+        return cls(DensePredictions(logits[None], boxes, None if objectness is None else objectness[None]))
 
     @property
     def shape(self) -> torch.Size:
