@@ -1,5 +1,13 @@
 from .description import classes_of, describe
-from .reading import Checkpoint, read_checkpoint
+from .reading import Checkpoint, check_kind, read_checkpoint
 from .strict import StrictCheckpointer, load_weights
 
-__all__ = ["Checkpoint", "StrictCheckpointer", "classes_of", "describe", "load_weights", "read_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "StrictCheckpointer",
+    "check_kind",
+    "classes_of",
+    "describe",
+    "load_weights",
+    "read_checkpoint",
+]

@@ -89,6 +89,15 @@ def read_checkpoint(path: str | Path, trust: bool = False) -> Checkpoint:
         raise UserError(f"{path}: truncated, damaged, or no file of weights ({detail})") from error
 
 
+def check_kind(path: str | Path) -> None:
+    """Looks at the first bytes of a file, where it takes long to read it all.
+
+    Raises:
+        UserError: no such file, or not weights. One line, with the file.
+    """
+    _reader(Path(path))
+
+
 def _reader(path: Path) -> Callable[[Path, bool], Any]:
     if path.is_dir():
         raise UserError(f"{path}: a folder; give the file of weights in it")

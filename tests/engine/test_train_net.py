@@ -3,6 +3,7 @@ import os
 from urllib.error import URLError
 
 import pytest
+import torch
 
 import defcn_ext
 import train_net
@@ -62,7 +63,7 @@ def test_repairs_and_platform_are_in_the_log(command, tmp_path):
 
 
 @pytest.mark.parametrize("more", [(), ("--eval-only",)])
-def test_weights_that_cannot_be_downloaded(command, monkeypatch, more):
+def test_weights_that_cannot_be_downloaded(command, tmp_path, monkeypatch, more):
     def fail(*args, **kwargs):
         raise URLError("no route")
 
@@ -70,7 +71,8 @@ def test_weights_that_cannot_be_downloaded(command, monkeypatch, more):
     with pytest.raises(SystemExit, match=r"error: MODEL\.WEIGHTS detectron2://a/b.pkl: .*no route.*a local file"):
         command(*more, "MODEL.WEIGHTS", "detectron2://a/b.pkl")
     with pytest.raises(URLError):
-        command(*more, "MODEL.WEIGHTS", __file__)
+        torch.save({"model": {}}, tmp_path / "local.pth")
+        command(*more, "MODEL.WEIGHTS", str(tmp_path / "local.pth"))
 
 
 def test_a_wrong_key_ends_with_one_line(command):

@@ -4,6 +4,8 @@ import os
 import tempfile
 from argparse import Namespace
 
+from defcn_ext.checkpoint import check_kind
+from defcn_ext.config import UserError
 from defcn_ext.data.classes import weights_of_run, with_classes
 from defcn_ext.data.register import check_num_classes
 from detectron2.checkpoint.catalog import ModelCatalog
@@ -65,7 +67,7 @@ def _check_files(key: str, name: str) -> None:
 
 
 def check_weights(cfg: CfgNode, args: Namespace) -> None:
-    """Whether MODEL.WEIGHTS can be there. What is to be downloaded is not asked for.
+    """Whether MODEL.WEIGHTS can be there, and be weights. What is to be downloaded is not asked for.
 
     Raises:
         ValueError, FileNotFoundError: it cannot.
@@ -76,13 +78,18 @@ def check_weights(cfg: CfgNode, args: Namespace) -> None:
     if args.eval_only and not weights:
         raise ValueError("--eval-only: give MODEL.WEIGHTS, or --resume for the last checkpoint of OUTPUT_DIR")
     scheme = weights.partition("://")[0] if "://" in weights else ""
-    if scheme == "catalog":
-        _check_catalog(weights)
-    elif scheme not in DOWNLOADED and weights and not PathManager.isfile(weights):
-        known = f"; known schemes: {', '.join(DOWNLOADED)}, catalog" if scheme else ""
-        raise FileNotFoundError(f"MODEL.WEIGHTS {weights}: no such file{known}")
     if query not in ("", "matching_heuristics=True") and scheme not in DOWNLOADED[:3]:
         raise ValueError(f"MODEL.WEIGHTS {cfg.MODEL.WEIGHTS}: behind ? only matching_heuristics=True is known")
+    if scheme == "catalog":
+        _check_catalog(weights)
+    elif scheme and scheme not in DOWNLOADED and not PathManager.isfile(weights):
+        known = ", ".join(DOWNLOADED)
+        raise FileNotFoundError(f"MODEL.WEIGHTS {weights}: no such file; known schemes: {known}, catalog")
+    elif weights and not scheme:
+        try:
+            check_kind(weights)
+        except UserError as error:
+            raise ValueError(f"MODEL.WEIGHTS {error}") from error
 
 
 def _check_catalog(weights: str) -> None:

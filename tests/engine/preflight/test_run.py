@@ -27,6 +27,9 @@ def test_good_run_passes(tiny_entry, tmp_path):
         (("DATASETS.TEST", ("coco_2017_val",)), {}, "coco_2017_val: .* does not exist.*DETECTRON2_DATASETS"),
         (("DATASETS.REGISTER", ("x=/none/a.json:/none",)), {}, "DATASETS.REGISTER: x: .*/none"),
         (("MODEL.WEIGHTS", "/none/R-50.pkl"), {}, "MODEL.WEIGHTS /none/R-50.pkl: no such file"),
+        (("MODEL.WEIGHTS", "/"), {}, "MODEL.WEIGHTS /: a folder; give the file of weights in it"),
+        (("MODEL.WEIGHTS", "/dev/zero"), {}, "MODEL.WEIGHTS /dev/zero: a pipe or a device, not a file of weights"),
+        (("MODEL.WEIGHTS", __file__), {}, "MODEL.WEIGHTS .*test_run.py: a text file"),
         (("DATASETS.TEST", (NAME,)), {"eval_only": True}, "--eval-only: give MODEL.WEIGHTS"),
         ((), {"eval_only": True}, "DATASETS.TEST names no data set"),
         ((), {"num_gpus": 3}, "IMS_PER_BATCH 4 is no multiple of 3"),
@@ -84,7 +87,7 @@ def test_home_in_the_root_of_the_data_sets(tiny_entry, tmp_path, monkeypatch):
 
 
 def test_remote_and_heuristic_weights_are_not_looked_for_here(tiny_entry, tmp_path):
-    (tmp_path / "w.pth").touch()
+    torch.save({"model": {}}, tmp_path / "w.pth")
     for weights in ("detectron2://a/b.pkl", f"{tmp_path / 'w.pth'}?matching_heuristics=True"):
         check_run(tiny_cfg(tiny_entry, tmp_path / "out", "MODEL.WEIGHTS", weights), args())
 
