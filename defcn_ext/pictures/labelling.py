@@ -15,6 +15,7 @@ from defcn_ext.branches.dual import DualWeightingBranch
 from defcn_ext.branches.weighted import soft_label
 from defcn_ext.checkpoint import read_checkpoint
 from defcn_ext.config import UserError
+from defcn_ext.data.loaders import dicts_to_look_at
 from defcn_ext.engine.preflight import load_config
 from defcn_ext.meta_arch import DeFCN
 from defcn_ext.pictures.drawing import save
@@ -157,3 +158,33 @@ def write_label_pictures(
         written.append(output / f"labels_{scene.name}.png")
         save(label_figure(scene, moments), written[-1])
     return written
+
+
+def draw_labels(
+    configs: Sequence[str],
+    weights: Sequence[str],
+    opts: Sequence[str],
+    output: Path,
+    *,
+    progress: Sequence[float] = (),
+    dataset: str = "",
+    branch: str = "",
+    image: str = "",
+    images: int = 1,
+    crowded: bool = False,
+) -> list[Path]:
+    """Loads detectors, and writes how their rules label the points of training images. Returns the paths.
+
+    Args:
+        configs, weights, opts, dataset, branch: as of `load_predictors`.
+        progress: share of the training that is over, for each file of weights; of none, as the files say.
+        image, images, crowded: as of `choose_records`.
+
+    Raises:
+        UserError: something is missing or does not fit.
+    """
+    predictors = load_predictors(configs, weights, opts, dataset=dataset, branch=branch, output=str(output))
+    shares = list(progress) or [progress_of(p, w) for p, w in zip(predictors, weights)]
+    cfg = predictors[0].cfg
+    records = choose_records(dicts_to_look_at(cfg, cfg.DATASETS.TEST[0]), images, name=image, crowded=crowded)
+    return write_label_pictures(predictors, shares, records, output, branch)

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from defcn_ext.config import UserError
+from defcn_ext.data.loaders import dicts_to_look_at
 from defcn_ext.meta_arch import DeFCN
 from defcn_ext.predictor import KINDS, Observation, Predictor
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Instances
 
 from .drawing import contact_sheet, save, score_map_figure
-from .scenes import load_scene
+from .scenes import load_scene, most_crowded, spread
 
 SCORE_MAP_IMAGES = 3
 
@@ -71,3 +72,35 @@ def write_sheet(
         written.append(output / f"score_maps_{scene.name}.png")
         save(score_map_figure(scene, rows, score), written[-1])
     return written
+
+
+def draw_detections(
+    sources: Sequence[tuple[str, str]],
+    opts: Sequence[str],
+    output: Path,
+    *,
+    dataset: str = "",
+    images: int,
+    crowded: bool,
+    score: float,
+    with_score_maps: bool,
+) -> list[Path]:
+    """Loads detectors, and writes what they see on the same images. Returns the paths.
+
+    Args:
+        sources: for each detector what `Predictor.load` takes first: a config and its weights, or weights and "".
+        opts: KEY VALUE, one after the other: changes to the configs of all.
+        dataset: where the images come from; "" for the first of DATASETS.TEST of the first detector.
+        images: how many.
+        crowded: the most crowded ones, not an even spread.
+        score: what is shown scores more.
+
+    Raises:
+        UserError: something is missing or does not fit.
+    """
+    predictors: list[Predictor] = []
+    for source, weights in sources:
+        predictors.append(Predictor.load(source, weights, opts, dataset=dataset, output=str(output)))
+        dataset = dataset or predictors[0].cfg.DATASETS.TEST[0]
+    records = (most_crowded if crowded else spread)(dicts_to_look_at(predictors[0].cfg, dataset), images)
+    return write_sheet(predictors, dataset, output, records=records, score=score, with_score_maps=with_score_maps)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -34,21 +34,47 @@ CHECKPOINTS = 10  # of a run, of which the last is kept
 MAX_CHECKPOINT_PERIOD = 500
 
 
-def run_config(entry: Entry, args: argparse.Namespace, seed: int) -> CfgNode:
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and how.
+
+    Attributes:
+        configs: an entry a detector, [LABEL=]CONFIG[:KEY=VALUE;KEY=VALUE...].
+        labels: names of the entries, or None for those of their files.
+        opts: KEY VALUE, one after the other: changes to the configs of all, before those of the entries.
+        seeds: a run of every detector for each.
+        iterations, eval_period: SOLVER.MAX_ITER and TEST.EVAL_PERIOD of all; None for what the configs say.
+        output: the folder of the runs and of the report.
+        jobs: runs at a time.
+        threads: CPU threads of a run; None for all cores / jobs.
+    """
+
+    configs: Sequence[str]
+    labels: Sequence[str] | None = None
+    opts: Sequence[str] = ()
+    seeds: Sequence[int] = (0,)
+    iterations: int | None = None
+    eval_period: int | None = None
+    output: str = "output/compare"
+    jobs: int = 1
+    threads: int | None = None
+
+
+def run_config(entry: Entry, asked: Comparison, seed: int) -> CfgNode:
     """The frozen config of one run.
 
     Raises:
         UserError: it cannot be loaded, or changes what this tool sets.
     """
-    opts = [*args.opts, *entry.changes]
+    opts = [*asked.opts, *entry.changes]
     for key in opts[::2]:
         if key in SET_HERE:
             raise UserError(f"{entry.label}: {key} is set by this tool; {SET_HERE[key]}")
     device = [] if torch.cuda.is_available() else ["MODEL.DEVICE", "cpu"]
     fixed = ["SEED", str(seed), "MODEL.DEFCN.COMPARE_NMS", "True"]
-    fixed += ["OUTPUT_DIR", str(Path(args.output) / "runs" / entry.folder / f"seed_{seed}")]
-    fixed += ["SOLVER.MAX_ITER", str(args.iterations)] if args.iterations else []
-    fixed += ["TEST.EVAL_PERIOD", str(args.eval_period)] if args.eval_period else []
+    fixed += ["OUTPUT_DIR", str(Path(asked.output) / "runs" / entry.folder / f"seed_{seed}")]
+    fixed += ["SOLVER.MAX_ITER", str(asked.iterations)] if asked.iterations else []
+    fixed += ["TEST.EVAL_PERIOD", str(asked.eval_period)] if asked.eval_period else []
     if not Path(entry.config).is_file():
         raise UserError(f"{entry.label}: {entry.config}: no such file")
     try:
@@ -91,14 +117,14 @@ def _value(cfg: CfgNode, path: str) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
-def make_plans(entries: Sequence[Entry], args: argparse.Namespace) -> list[Plan]:
+def make_plans(entries: Sequence[Entry], asked: Comparison) -> list[Plan]:
     """All runs, checked and with their folders, one seed of every entry after the other.
 
     Raises:
         UserError: one of them cannot start.
     """
-    configs = {(x.label, seed): run_config(x, args, seed) for seed in args.seeds for x in entries}
-    check_budget({x.label: configs[x.label, args.seeds[0]] for x in entries})
+    configs = {(x.label, seed): run_config(x, asked, seed) for seed in asked.seeds for x in entries}
+    check_budget({x.label: configs[x.label, asked.seeds[0]] for x in entries})
     for (label, _), cfg in configs.items():
         try:
             check_run(cfg, AS_RESUMED)
@@ -114,18 +140,18 @@ def make_plans(entries: Sequence[Entry], args: argparse.Namespace) -> list[Plan]
     return plans
 
 
-def compare(args: argparse.Namespace) -> int:
+def compare(asked: Comparison) -> int:
     """Returns how many runs failed.
 
     Raises:
         UserError: a config is wrong, or something is in the way.
     """
-    entries, output = parse_entries(args.configs, args.labels), Path(args.output)
-    threads = args.threads or max(1, torch.get_num_threads() // args.jobs)
+    entries, output = parse_entries(asked.configs, asked.labels), Path(asked.output)
+    threads = asked.threads or max(1, torch.get_num_threads() // asked.jobs)
     with locked(output) as lock:
-        plans = make_plans(entries, args)
-        say(f"Runs: {len(plans)}, at a time: {args.jobs}, CPU threads of each: {threads}; logs in {output}/runs")
-        runs, failures = run_all(plans, args.jobs, threads, lock)
+        plans = make_plans(entries, asked)
+        say(f"Runs: {len(plans)}, at a time: {asked.jobs}, CPU threads of each: {threads}; logs in {output}/runs")
+        runs, failures = run_all(plans, asked.jobs, threads, lock)
         table = write_report(entries, runs, failures, output)
     say(f"\n{table}\n\nIn {output}: table.md, table.csv, ap.png, duplicates.png, results.json")
     return len(failures)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import defcn_ext  # noqa: F401  (makes detectron2 importable)
 from defcn_ext.config import UserError
 from defcn_ext.study.entries import FORM
-from defcn_ext.study.plans import compare
+from defcn_ext.study.plans import Comparison, compare
 
 PAIR_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)+")  # the first one ends the options
 
@@ -53,7 +53,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        failed = compare(args)
+        failed = compare(Comparison(**vars(args)))
     except UserError as error:
         sys.exit(f"compare: error: {error}")
     except KeyboardInterrupt:

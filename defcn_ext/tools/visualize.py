@@ -17,10 +17,7 @@ from pathlib import Path
 import defcn_ext  # noqa: F401  (makes detectron2 importable)
 from defcn_ext.config import UserError
 from defcn_ext.data import UnreadableImageError
-from defcn_ext.data.loaders import dicts_to_look_at
-from defcn_ext.pictures.scenes import most_crowded, spread
-from defcn_ext.pictures.sheets import SCORE_MAP_IMAGES, write_sheet
-from defcn_ext.predictor import Predictor
+from defcn_ext.pictures.sheets import SCORE_MAP_IMAGES, draw_detections
 
 MAX_IMAGES = 64  # of one sheet
 
@@ -55,29 +52,24 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def draw(args: argparse.Namespace) -> list[Path]:
-    """
-    Raises:
-        UserError: something is missing or does not fit.
-    """
-    source, weights = (args.config_file, args.weights) if args.config_file else (args.weights, "")
-    first = Predictor.load(source, weights, args.opts, dataset=args.dataset, output=args.output)
-    dataset = first.cfg.DATASETS.TEST[0]
-    others = zip(args.compare_config, args.compare_weights)
-    predictors = [first, *(Predictor.load(c, w, args.opts, dataset=dataset, output=args.output) for c, w in others)]
-    choose = most_crowded if args.crowded else spread
-    records = choose(dicts_to_look_at(first.cfg, dataset), args.images)
-    return write_sheet(
-        predictors, dataset, Path(args.output), records=records, score=args.score, with_score_maps=args.score_maps
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse_arguments(arguments)
+    first = (args.config_file, args.weights) if args.config_file else (args.weights, "")
     try:
-        for path in draw(parse_arguments(arguments)):
-            print(path)
+        written = draw_detections(
+            [first, *zip(args.compare_config, args.compare_weights)],
+            args.opts,
+            Path(args.output),
+            dataset=args.dataset,
+            images=args.images,
+            crowded=args.crowded,
+            score=args.score,
+            with_score_maps=args.score_maps,
+        )
     except (UserError, UnreadableImageError) as error:
         sys.exit(f"visualize: error: {error}")
+    for path in written:
+        print(path)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ from pathlib import Path
 import defcn_ext  # noqa: F401  (makes detectron2 importable)
 from defcn_ext.config import UserError
 from defcn_ext.data import UnreadableImageError
-from defcn_ext.data.loaders import dicts_to_look_at
-from defcn_ext.pictures.labelling import choose_records, load_predictors, progress_of, write_label_pictures
+from defcn_ext.pictures.labelling import draw_labels
 
 CONFIG_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)+|OUTPUT_DIR|SEED")  # ends the lists of files and numbers
 
@@ -55,26 +54,25 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def draw(args: argparse.Namespace) -> list[Path]:
-    """
-    Raises:
-        UserError: something is missing or does not fit.
-    """
-    found = {"dataset": args.dataset, "branch": args.branch, "output": args.output}
-    predictors = load_predictors(args.config_file, args.weights, args.opts, **found)
-    progress = args.progress or [progress_of(p, w) for p, w in zip(predictors, args.weights)]
-    cfg = predictors[0].cfg
-    images = dicts_to_look_at(cfg, cfg.DATASETS.TEST[0])
-    records = choose_records(images, args.images, name=args.image, crowded=args.crowded)
-    return write_label_pictures(predictors, progress, records, Path(args.output), args.branch)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse_arguments(arguments)
     try:
-        for path in draw(parse_arguments(arguments)):
-            print(path)
+        written = draw_labels(
+            args.config_file,
+            args.weights,
+            args.opts,
+            Path(args.output),
+            progress=args.progress or (),
+            dataset=args.dataset,
+            branch=args.branch,
+            image=args.image,
+            images=args.images,
+            crowded=args.crowded,
+        )
     except (UserError, UnreadableImageError) as error:
         sys.exit(f"visualize_labels: error: {error}")
+    for path in written:
+        print(path)
 
 
 if __name__ == "__main__":
