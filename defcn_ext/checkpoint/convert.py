@@ -10,14 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from defcn_ext.config import UserError
 from defcn_ext.engine.preflight import load_config
+from defcn_ext.engine.preflight.model import build_without_weights
 from defcn_ext.engine.stored_config import config_of
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_model
 from detectron2.modeling.backbone import build_resnet_backbone
 
 from .description import CLASSES, CONFIG
@@ -184,16 +183,6 @@ def _branch_name(key: str, first: str, second: str) -> str:
     return key
 
 
-class _WithoutInit(TorchFunctionMode):
-    """Inside, parameters keep whatever is in their memory: only their shapes are wanted."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", "") == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
 def target_shapes(cfg: CfgNode) -> dict[str, tuple[int, ...]]:
     """Name and shape of each entry of the model's state dict.
 
@@ -201,9 +190,8 @@ def target_shapes(cfg: CfgNode) -> dict[str, tuple[int, ...]]:
         UserError: the config does not fit itself.
     """
     try:
-        with _WithoutInit():
-            model = build_model(cfg)
-    except (ValueError, KeyError, AssertionError) as error:
+        model = build_without_weights(cfg)
+    except ValueError as error:
         raise UserError(f"the config builds no model: {error}") from error
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
@@ -284,7 +272,7 @@ def _convert_backbone(checkpoint: Checkpoint, source: str, renamed: Renamed, opt
     depth = {} if renamed.unknown else resnet_options(checkpoint.path, renamed.state, "")
     options = {**depth, **RGB}
     cfg = load_config("", [*_pairs(options), "MODEL.RESNETS.OUT_FEATURES", "['res5']", *opts, "MODEL.DEVICE", "cpu"])
-    with _WithoutInit():
+    with torch.device("meta"):
         resnet = build_resnet_backbone(cfg, ShapeSpec(channels=3))
     target = {key: tuple(value.shape) for key, value in resnet.state_dict().items()}
     _check(checkpoint, "Detectron2's ResNet", renamed.state, renamed.origin, renamed.unknown, target)
