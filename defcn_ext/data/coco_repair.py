@@ -200,7 +200,7 @@ def _repair_annotation(annotation: dict, name: str, dirt: Dirt) -> bool:
     _repair_flags(annotation, where, dirt)
     box, area = annotation["bbox"], as_number(annotation.get("area"))
     if area is None or abs(area) > LARGEST_BOX**2:
-        dirt.add("annotations without area: taken as width x height", where)
+        dirt.add("annotations without a usable area: taken as width x height", where)
         annotation["area"] = max(box[2], 0.0) * max(box[3], 0.0)
     elif isinstance(annotation["area"], str):
         dirt.add(TEXT, f"{where}, area")
@@ -252,7 +252,7 @@ def _repair_flags(annotation: dict, where: _Where, dirt: Dirt) -> None:
         return
     flag = as_flag(crowd)
     kind = (
-        "annotations without iscrowd: taken as 0"
+        "annotations without a usable iscrowd: taken as 0"
         if flag is None
         else "iscrowd written as text or as another number: read as 0 or 1"
     )
