@@ -23,3 +23,19 @@ def tell_more_objects(cfg: CfgNode, source: str, records: list[dict]) -> None:
             f"TEST.DETECTIONS_PER_IMAGE {limit} lets the detector find: set TEST.DETECTIONS_PER_IMAGE {max(over)}"
         )
         log_first_n(logging.WARNING, message, name=__name__, key="message")
+
+
+def tell_no_object(source: str, records: list[dict]) -> None:
+    """Warns, once, where an evaluation has nothing to find, as in a test set whose annotations are not public.
+
+    Args:
+        source: key and name of the data, for the message.
+        records: Detectron2's dataset dicts; crowds do not count.
+    """
+    lists = [record.get("annotations") for record in records]
+    if not records or any(
+        x is None or not all(isinstance(a, dict) and a.get("iscrowd") == 1 for a in x) for x in lists
+    ):
+        return
+    message = f"{source}: none of its {len(records)} images has an object: results are written, and metrics are nan"
+    log_first_n(logging.WARNING, message, name=__name__, key="message")

@@ -12,7 +12,7 @@ from defcn_ext.data.cleaning import clean_dataset_dicts
 from defcn_ext.data.coco_repair import check_pixels
 from defcn_ext.data.dirt import Dirt
 from defcn_ext.data.headers import Header, probe_headers_together, unreadable
-from defcn_ext.data.hints import tell_more_objects
+from defcn_ext.data.hints import tell_more_objects, tell_no_object
 from defcn_ext.data.mapper import RobustMapper
 from defcn_ext.data.pixels import UnreadableImageError
 from defcn_ext.data.sizes import place
@@ -174,6 +174,7 @@ def _checked(cfg: CfgNode, dataset_name: str, dirt: Dirt) -> list[dict]:
     dicts = get_detection_dataset_dicts([dataset_name], filter_empty=False)
     _check_pixels("DATASETS.TEST", dataset_name, dicts)
     tell_more_objects(cfg, f"DATASETS.TEST {dataset_name}", dicts)
+    tell_no_object(f"DATASETS.TEST {dataset_name}", dicts)
     headers = _headers(cfg, dicts) or {}
     broken = unreadable(headers)
     if broken:
