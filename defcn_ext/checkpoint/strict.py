@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from defcn_ext.config import UserError
 from detectron2.checkpoint import DetectionCheckpointer
 
+from .entries import first_non_finite
 from .guard import UnfitWeightsError
 
 QUIET = ("num_batches_tracked", "pixel_mean", "pixel_std")  # that some versions save and others do not
@@ -45,12 +46,13 @@ def check_fit(
 ) -> None:
     """
     Args:
+        model: with the weights in it.
         missing: entries of the model that the weights lack, or have in another shape.
         unused: entries of the weights that the model lacks.
         shapes: name, shape in the weights, shape in the model.
 
     Raises:
-        UnfitWeightsError: an entry matters for detecting.
+        UnfitWeightsError: an entry matters for detecting, or one that does is not finite.
     """
     needs = getattr(model, "needs_to_detect", lambda name: True)
     other = {name for name, _, _ in shapes}
@@ -63,6 +65,17 @@ def check_fit(
         raise UnfitWeightsError(
             f"weights of another model, by their entries: {told}. Give the config that they were trained with"
         )
+    check_finite({name: value for name, value in model.state_dict().items() if needs(name)})
+
+
+def check_finite(state: Mapping[str, Tensor]) -> None:
+    """
+    Raises:
+        UnfitWeightsError: an entry holds a nan or an infinity.
+    """
+    bad = first_non_finite(state)
+    if bad:
+        raise UnfitWeightsError(f"{bad} of these weights is not finite; give an earlier checkpoint")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -10,9 +10,10 @@ from torch import nn
 
 from defcn_ext._text import whole_file, write_whole
 from defcn_ext.checkpoint import StrictCheckpointer, describe
+from defcn_ext.checkpoint.entries import first_non_finite
 from defcn_ext.checkpoint.guard import UnfitWeightsError
+from defcn_ext.checkpoint.strict import check_finite
 from defcn_ext.config import UserError
-from defcn_ext.engine.entries import first_non_finite
 from defcn_ext.engine.resume import newest_good
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
@@ -100,7 +101,7 @@ class Checkpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         """
         Raises:
-            UserError: no entry has the name and the shape of one of the model.
+            UserError: no entry has the name and the shape of one of the model, or one is not finite.
         """
         entries = list(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
@@ -110,6 +111,7 @@ class Checkpointer(DetectionCheckpointer):
                 f"none of the {len(entries)} entries of these weights fits the model (they are: {some} ...): "
                 "give weights of the same backbone and detector"
             )
+        check_finite(self.model.state_dict())
         return incompatible
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from defcn_ext.checkpoint.entries import entries
 from defcn_ext.config import UserError
-from defcn_ext.engine.entries import entries
 
 MANIFEST = "entries"  # under which a trainer's state lists what is in it
 OPTIMIZER = "_trainer/optimizer/"

@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from defcn_ext.checkpoint import read_checkpoint
+from defcn_ext.checkpoint.entries import first_non_finite
 from defcn_ext.config import UserError
-from defcn_ext.engine.entries import first_non_finite
 from defcn_ext.engine.fit import DamagedError, OtherRunError, check_model, check_trainer, steps_alike
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
 """Weights to detect with must be those of the model, whole; a detector of another kind draws no pictures."""
 
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -93,6 +94,32 @@ def test_a_predictor_of_detectron2_refuses_weights_that_leave_a_part_to_chance(t
     with pytest.raises(UserError, match="weights of another model") as caught:
         DefaultPredictor(cfg)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_neither_detect_nor_train(tmp_path, value):
+    """They find nothing, which looks like a bad detector, or end the training at its first loss."""
+    from defcn_ext.engine.checkpointer import Checkpointer
+
+    state, _ = saved(tmp_path)
+    name = "branches.one_to_one.cls_score.weight"
+    path = str(tmp_path / "spoilt.pth")
+    torch.save({"model": state | {name: torch.full_like(state[name], value)}}, path)
+    for load in (
+        lambda: load_weights(build_model(tiny_cfg()), path),
+        lambda: Checkpointer(build_model(tiny_cfg())).load(path, checkpointables=[]),
+        lambda: DefaultPredictor(tiny_cfg("MODEL.WEIGHTS", path)),
+    ):
+        with pytest.raises(UserError, match=rf"spoilt\.pth: {name} of these weights is not finite"):
+            load()
+
+
+def test_what_only_trains_need_not_be_finite_to_detect(tmp_path):
+    state, _ = saved(tmp_path, *DATE_F)
+    name = "branches.one_to_many.cls_score.weight"
+    path = tmp_path / "spoilt.pth"
+    torch.save({"model": state | {name: torch.full_like(state[name], math.nan)}}, path)
+    load_weights(build_model(tiny_cfg(*DATE_F)), path)
 
 
 def test_training_still_starts_from_what_fits(tmp_path, caplog):

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 
-from defcn_ext.engine.entries import entries
+from defcn_ext.checkpoint.entries import entries
 from defcn_ext.engine.fit import DamagedError, OtherRunError
 from defcn_ext.engine.resume import check_resumable
 from detectron2.data import DatasetCatalog, MetadataCatalog

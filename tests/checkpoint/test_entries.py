@@ -1,6 +1,6 @@
 import torch
 
-from defcn_ext.engine.entries import entries, first_non_finite
+from defcn_ext.checkpoint.entries import entries, first_non_finite
 
 CONTENT = {"a": {"w": torch.ones(2), 3: [1.0, (True, None)]}, "empty": {}, "b": "text"}
 
