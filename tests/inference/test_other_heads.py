@@ -29,6 +29,8 @@ def test_nothing_is_said_of_the_defaults(told):
         ("MODEL.RETINANET.NMS_THRESH_TEST", 0.7, "; set MODEL.DEFCN.NMS_THRESH_TEST"),
         ("MODEL.PANOPTIC_FPN.COMBINE.INSTANCES_CONFIDENCE_THRESH", 0.7, "; set MODEL.DEFCN.SCORE_THRESH_TEST"),
         ("MODEL.RPN.NMS_THRESH", 0.6, ""),
+        ("TEST.AUG.ENABLED", True, ""),
+        ("MODEL.LOAD_PROPOSALS", True, ""),
     ],
 )
 def test_a_key_of_another_head_has_no_effect_and_is_told(told, key, value, advice):
