@@ -34,18 +34,17 @@ def alike(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     if any(x.shape != shape for x in inputs[1:]):
         shape = torch.broadcast_shapes(*(x.shape for x in inputs))
     count = shape.numel()
-    columns = [_body(x, shape, count) for x in inputs]
+    columns = [_body(x if x.shape == shape else x.expand(shape), -count % LANES) for x in inputs]
     if count <= BLOCK:
         return function(*columns)[:count].view(shape)
     blocks = zip(*(x.split(BLOCK) for x in columns))
     return torch.cat([function(*block) for block in blocks])[:count].view(shape)
 
 
-def _body(x: Tensor, shape: torch.Size, count: int) -> Tensor:
+def _body(x: Tensor, lacking: int) -> Tensor:
     """The entries in a row, and ones behind them up to a multiple of LANES."""
-    body = x.new_ones(count + -count % LANES)
-    body[:count].view(shape).copy_(x)
-    return body
+    row = x if x.dim() == 1 else x.reshape(-1)
+    return torch.cat([row, row.new_ones(lacking)]) if lacking else row.contiguous()
 
 
 def power(base: Tensor, exponent: float) -> Tensor:

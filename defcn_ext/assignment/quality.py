@@ -44,6 +44,8 @@ def poto(alpha: float = 0.8, combine: str = "mul") -> Quality:
             value = (1 - alpha) * score + alpha * iou
         else:
             value = alike(lambda p, x: p ** (1 - alpha) * x**alpha, score, iou)
+        if combine == "mul" and 0 < alpha < 1:  # nothing but predictions that are not finite comes to infinity
+            return torch.nan_to_num(value, nan=BELOW_ZERO, posinf=BELOW_ZERO)
         # x ** 0 is 1 even for NaN, so both are asked again
         return torch.nan_to_num(value + 0 * (score + iou), nan=BELOW_ZERO)
 

@@ -150,16 +150,21 @@ def mean_plus_std(inside: bool = True) -> Selection:
 def _above_mean_plus_std_on_host(scene: Scene, pairs: Pairs, quality: Tensor, inside: bool) -> Pairs:
     """The selection of `mean_plus_std` in numpy, whose calls are a third of torch's for the few pairs of a step."""
     object, point, value = pairs.object.numpy(), pairs.point.numpy(), quality.numpy()
-    least = _thresholds(scene, pairs, quality).numpy()[object]
-    keep = np.flatnonzero((value >= least) & (value > 0))
+    least = _thresholds_on_host(scene.num_objects, object, value)
+    keep = ((value >= least[object]) & (value > 0)).nonzero()[0]
+    object, point, value = object[keep], point[keep], value[keep]
     if inside:
-        xy = scene.points.xy.numpy()[point[keep] % len(scene.points)]
-        box = scene.gt_boxes.numpy()[object[keep]]
-        keep = keep[((xy > box[:, :2]) & (xy < box[:, 2:])).all(1)]
+        xy, box = scene.points.xy.numpy()[point % len(scene.points)], scene.gt_boxes.numpy()[object]
+        keep = ((xy > box[:, :2]) & (xy < box[:, 2:])).all(1).nonzero()[0]
+        object, point, value = object[keep], point[keep], value[keep]
     covered = np.zeros(scene.num_objects, dtype=bool)
-    covered[object[keep]] = True
-    keep = np.sort(keep[_first_of_group_on_host(point[keep], value[keep], object[keep])])
-    return replace(pairs[torch.from_numpy(keep)], covered=torch.from_numpy(covered))
+    covered[object] = True
+    if scene.num_objects > 1:
+        keep = _first_of_group_on_host(point, value, object)
+        keep.sort()
+        object, point, value = object[keep], point[keep], value[keep]
+    kept = torch.from_numpy(point), torch.from_numpy(object)
+    return Pairs(*kept, covered=torch.from_numpy(covered), quality=torch.from_numpy(value))
 
 
 @register_step("selection", "ranks_points", "unit")
@@ -219,7 +224,8 @@ def _thresholds_on_host(size: int, object: Ints, quality: Floats) -> Floats:
     """`_thresholds` with numpy, whose calls are cheaper for the few pairs of a step."""
     count = np.bincount(object, minlength=size)
     mean = np.bincount(object, quality, size) / np.maximum(count, 1)
-    squares = np.bincount(object, np.square(quality - mean[object]), size)
+    difference = quality - mean[object]
+    squares = np.bincount(object, difference * difference, size)
     return (mean + np.sqrt(squares / np.maximum(count - 1, 1))).astype(np.float32)
 
 

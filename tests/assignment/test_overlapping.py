@@ -11,10 +11,11 @@ from defcn_ext.structures import Points, ScoreView
 from tests.assignment.test_everywhere import POINTS, R, crowd, full_matrix, kinds, seeds
 
 WAYS = {
-    "all boxes": {"FEW": 1 << 30},
-    "all boxes, bounded": {"FEW": 0},
-    "tiles": {"DIRECT": 0, "FEW": 1 << 30},
-    "tiles, bounded, in small parts": {"DIRECT": 0, "FEW": 0, "OPEN_AT_ONCE": 7, "TILES_AT_ONCE": 50},
+    "all pairs": {"SMALL": 1 << 30},
+    "all boxes": {"SMALL": 0, "FEW": 1 << 30},
+    "all boxes, bounded": {"SMALL": 0, "FEW": 0},
+    "tiles": {"SMALL": 0, "DIRECT": 0, "FEW": 1 << 30},
+    "tiles, bounded, in small parts": {"SMALL": 0, "DIRECT": 0, "FEW": 0, "OPEN_AT_ONCE": 7, "TILES_AT_ONCE": 50},
 }
 QUALITIES = {
     "poto": quality.poto(),
@@ -64,6 +65,20 @@ def test_best_points_of_each_level_or_all(way, name, num_objects, seed, kind, im
             assert torch.equal(matrix[g, mine].sort().values, torch.cat(expected).sort().values)
         else:
             assert mine.sort().values.tolist() == torch.cat(expected).tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 34), seeds, kinds, st.integers(1, 2))
+def test_small_and_large_batches_end_in_the_same_pairs(num_objects, seed, kind, images):
+    """On either side of the size at which the way changes, both ways are taken, and the rule says the same."""
+    batch, found = crowd(num_objects, seed, kind, images), []
+    for small in (0, num_objects * R - 1, num_objects * R):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(overlapping, "SMALL", small)
+            found.append(build_rule("QualityATSS")(*batch))
+    for pairs in found[1:]:
+        for name in ("point", "object", "quality", "covered"):
+            assert torch.equal(getattr(pairs, name), getattr(found[0], name)), name
 
 
 def test_few_qualities_are_judged():
