@@ -6,8 +6,10 @@ from defcn_ext.config import flat_keys
 from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.logger import log_first_n
 
-HEADS = ("MODEL.RETINANET.", "MODEL.ROI_HEADS.", "MODEL.ROI_BOX_HEAD.", "MODEL.RPN.", "MODEL.ANCHOR_GENERATOR.")
-HEADS += ("TEST.AUG.", "MODEL.LOAD_PROPOSALS")  # test-time augmentation, and proposals, of two-stage heads
+HEADS = (
+    *("MODEL.RETINANET.", "MODEL.ROI_HEADS.", "MODEL.ROI_BOX_HEAD.", "MODEL.RPN.", "MODEL.ANCHOR_GENERATOR."),
+    *("TEST.AUG.", "MODEL.LOAD_PROPOSALS"),  # test-time augmentation, and proposals, of two-stage heads
+)
 # What the demos of Detectron2 set together, to one --confidence-threshold
 THRESHOLDS = (
     "MODEL.RETINANET.SCORE_THRESH_TEST",
