@@ -21,7 +21,7 @@ demo: $(VENV)/.installed
 	@$(call run,-m defcn_ext.tools.demo,.)
 
 test: lint
-	@$(call run,-m pytest -q,.[test])
+	@$(call run,-m pytest -q -n 2 --dist loadfile,.[test])
 
 lint: $(VENV)/.installed-test
 	@$(call run,-m ruff check .,.[test])
@@ -55,7 +55,7 @@ endef
 define run
 echo '$(BIN)/python $(1)'; $(BIN)/python $(1) || { \
 	status=$$?; \
-	[ -e $(OURS) ] || $(BIN)/python -c 'import defcn_ext$(if $(findstring test,$(2)),$(COMMA) hypothesis$(COMMA) mypy$(COMMA) pytest$(COMMA) ruff)' 2>/dev/null || \
+	[ -e $(OURS) ] || $(BIN)/python -c 'import defcn_ext$(if $(findstring test,$(2)),$(COMMA) hypothesis$(COMMA) mypy$(COMMA) pytest$(COMMA) ruff$(COMMA) xdist)' 2>/dev/null || \
 		echo "$(VENV) lacks packages. Install them: $(BIN)/python -m pip install -e '$(2)'" >&2; \
 	exit $$status; }
 endef

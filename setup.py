@@ -31,7 +31,7 @@ setup(
         "termcolor>=1.1",
     ],
     extras_require={
-        "test": ["pytest>=7", "hypothesis>=6", "ruff>=0.17,<0.18", "mypy>=2.4,<3"],
+        "test": ["pytest>=7", "pytest-xdist>=3.5", "hypothesis>=6", "ruff>=0.17,<0.18", "mypy>=2.4,<3"],
         "detectron2": [
             "detectron2 @ git+https://github.com/facebookresearch/detectron2.git",
             "opencv-python-headless",  # its visualizer, which its stock tools draw with
