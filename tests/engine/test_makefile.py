@@ -14,6 +14,8 @@ echo "$*" >> {log}
 if [ "$2" = venv ]; then mkdir -p "$3/bin" && cp "$0" "$3/bin/python"; fi
 """
 
+PYTEST = "pytest -q -n 2 --dist loadfile"
+
 
 @pytest.fixture
 def make(tmp_path):
@@ -31,8 +33,8 @@ def make(tmp_path):
 
 
 def test_environment_is_made_once_and_updated_with_setup_py(make, tmp_path):
-    assert make("test") == [f"venv {tmp_path / 'venv'}", "pip install", "ruff check .", "mypy", "pytest -q -n 2 --dist loadfile"]
-    assert make("test") == ["ruff check .", "mypy", "pytest -q -n 2 --dist loadfile"]
+    assert make("test") == [f"venv {tmp_path / 'venv'}", "pip install", "ruff check .", "mypy", PYTEST]
+    assert make("test") == ["ruff check .", "mypy", PYTEST]
     assert make("-W", "setup.py", "lint") == ["pip install", "ruff check .", "mypy"]
     assert make("demo") == ["pip install", "datasets/prepare_quick.py", "defcn_ext.tools.demo"]
     assert make() == ["datasets/prepare_quick.py", "defcn_ext.tools.demo"]
@@ -42,5 +44,5 @@ def test_an_environment_of_ones_own_is_left_alone(make, tmp_path):
     folder = tmp_path / "venv" / "bin"
     folder.mkdir(parents=True)
     shutil.copy(tmp_path / "python", folder / "python")
-    assert make("test") == ["ruff check .", "mypy", "pytest -q -n 2 --dist loadfile"]
+    assert make("test") == ["ruff check .", "mypy", PYTEST]
     assert sorted(p.name for p in (tmp_path / "venv").iterdir()) == ["bin"]
