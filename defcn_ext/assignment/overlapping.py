@@ -20,15 +20,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defcn_ext.losses.boxes import EPS
 from defcn_ext.structures import Pairs
 
+from .box_planes import NO_BOX, Floats, finite_planes, plane_iou, plane_iou_of_few
 from .candidates import Quality
 from .scene import Scene
 from .tiles import cut_levels
 
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float32]
 
 SMALL = 1 << 15  # pairs of object and point, up to which all are judged, which takes the fewest calls
 DIRECT = 1 << 17  # pairs of object and point, up to which all boxes are compared
@@ -51,7 +50,6 @@ class Found(NamedTuple):
 
 
 NOTHING = Found(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
-NO_BOX = np.array([[np.inf], [np.inf], [-np.inf], [-np.inf]], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class OverlapSearch:
         self.start = np.cumsum(self.count) - self.count
         self.image = scene.image.numpy()
         self.gt = scene.gt_boxes.numpy().T  # (4, G)
-        self.boxes, self.finite = _planes(scene.boxes.numpy(), self.num_points)  # (N, 4, R)
+        self.boxes, self.finite = finite_planes(scene.boxes.numpy(), self.num_points)  # (N, 4, R)
 
     def best(self, objects: Tensor, k: int) -> tuple[Pairs, Tensor]:
         """
@@ -107,7 +105,7 @@ class OverlapSearch:
     def _of_all(self, objects: Ints, k: int) -> Pairs:
         """All points are judged, and those of an object sorted by set, then quality, then location."""
         image = self.image[objects]
-        iou = _iou_of_few(self.boxes[image].transpose(1, 0, 2), self.gt[:, objects, None])
+        iou = plane_iou_of_few(self.boxes[image].transpose(1, 0, 2), self.gt[:, objects, None])
         first, place, picked = _columns(tuple(self.count.tolist()), k)
         begin = (image * self.num_points)[:, None]
         point = begin + np.arange(self.num_points)
@@ -129,7 +127,7 @@ class OverlapSearch:
 
     def _direct(self, objects: Ints, k: int) -> Found:
         boxes = self.boxes[self.image[objects]].transpose(1, 0, 2)
-        iou = _iou(boxes, self.gt[:, objects, None]).ravel()
+        iou = plane_iou(boxes, self.gt[:, objects, None]).ravel()
         hit = np.flatnonzero(iou)
         row, location = np.divmod(hit, self.num_points)
         group = row
@@ -151,7 +149,7 @@ class OverlapSearch:
                 row, tile = self._touched(objects[part], hull)
                 for opened in _parts(row, OPEN_AT_ONCE):
                     mine, its = part[row[opened]], tile[opened]
-                    iou = _iou(tiles[:, its], self.gt[:, objects[mine], None])
+                    iou = plane_iou(tiles[:, its], self.gt[:, objects[mine], None])
                     hit = np.flatnonzero(iou)
                     group = (mine * len(self.start) + set_of_tile[its])[hit // cut.shape[1]]
                     location, overlap = cut[its].ravel()[hit], iou.ravel()[hit]
@@ -256,17 +254,6 @@ def _joined(parts: list[Found]) -> Found:
     )
 
 
-def _planes(boxes: Floats, num_points: int) -> tuple[Floats, bool]:
-    """(N R, 4) -> (N, 4, R), and whether all are finite; boxes that are not overlap nothing."""
-    planes = np.ascontiguousarray(boxes.reshape(-1, num_points, 4).transpose(0, 2, 1))
-    finite = np.isfinite(planes)
-    if finite.all():
-        return planes, True
-    image, location = np.nonzero(~finite.all(1))
-    planes[image, :2, location], planes[image, 2:, location] = np.inf, -np.inf
-    return planes, False
-
-
 @lru_cache(maxsize=64)
 def _columns(counts: tuple[int, ...], k: int) -> tuple[Ints, int, Ints]:
     """For `_of_all`: what its keys begin with, the bits of a location, and the places of the best when it has sorted.
@@ -286,45 +273,6 @@ def _tiles(sizes: tuple[tuple[int, int], ...], per_cell: int) -> Ints:
     """(B, T) the points of each tile, as `cut_levels`; the number of points where a tile juts out."""
     tiles: Ints = cut_levels(sizes, per_cell)[0].numpy()
     return np.where(tiles < 0, sum(h * w for h, w in sizes) * per_cell, tiles)
-
-
-def _iou(a: Floats, b: Floats) -> Floats:
-    """IoU of boxes given as four planes each, that broadcast."""
-    overlap: Floats = np.minimum(a[2], b[2])
-    overlap -= np.maximum(a[0], b[0])
-    np.maximum(overlap, 0, out=overlap)
-    height = np.minimum(a[3], b[3])
-    height -= np.maximum(a[1], b[1])
-    np.maximum(height, 0, out=height)
-    overlap *= height
-    union = np.maximum(a[2] - a[0], 0) * np.maximum(a[3] - a[1], 0)
-    union += np.maximum(b[2] - b[0], 0) * np.maximum(b[3] - b[1], 0)
-    union -= overlap
-    np.maximum(union, EPS, out=union)
-    overlap /= union
-    return overlap
-
-
-def _iou_of_few(a: Floats, b: Floats) -> Floats:
-    """`_iou` with the same operations in fewer calls, of both axes at once, which is slower where there are many."""
-    sides = np.minimum(a[2:], b[2:])
-    sides -= np.maximum(a[:2], b[:2])
-    np.maximum(sides, 0, out=sides)
-    overlap: Floats = sides[0]
-    overlap *= sides[1]
-    union = _area(a) + _area(b)
-    union -= overlap
-    np.maximum(union, EPS, out=union)
-    overlap /= union
-    return overlap
-
-
-def _area(boxes: Floats) -> Floats:
-    sides = boxes[2:] - boxes[:2]
-    np.maximum(sides, 0, out=sides)
-    area: Floats = sides[0]
-    area *= sides[1]
-    return area
 
 
 def _best_of_each_16(group: Ints, value: Floats) -> Ints:
