@@ -12,7 +12,7 @@ from defcn_ext.config import add_defcn_config
 from defcn_ext.engine.solver import build_optimizer
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
-from tests.tiny import batch, image_with, kept_labels
+from tests.tiny import batch, image_with, kept_labels, mostly_slow
 
 ROOT = Path(__file__).parent.parent / "configs"
 RUNNABLE = sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob("*/*.yaml") if not p.name.startswith("Base"))
@@ -82,7 +82,9 @@ STEPPED = [
 
 
 @pytest.mark.parametrize(
-    "name, opts", [(n, ()) for n in SMALL if n.startswith("Quick/")] + [(f"COCO/{n}.yaml", THIN) for n in STEPPED]
+    "name, opts",
+    [(n, ()) for n in SMALL if n.startswith("Quick/")]
+    + mostly_slow([(f"COCO/{n}.yaml", THIN) for n in STEPPED], fast=[f"COCO/{n}.yaml" for n in STEPPED[::4]]),
 )
 def test_detectors_learn_and_take_images_without_objects(name, opts):
     """Two steps on three images, with equal labels and a falling loss; then one on crops that hit nothing."""

@@ -6,7 +6,7 @@ import torch
 from defcn_ext.assignment.expression import parse_call
 from detectron2.modeling import build_model
 from tests.test_configs import ROOT, SGD, THIN, counts, full_size, load, solver, step, values
-from tests.tiny import batch, image_with
+from tests.tiny import batch, image_with, mostly_slow
 
 NAMES = sorted(f"{p.parent.name}/{p.stem}" for folder in ("O2F", "DW") for p in (ROOT / "COCO" / folder).glob("*.yaml"))
 SCHEDULES = {  # 40-o2f and 50-dw, section 8
@@ -118,7 +118,7 @@ ON_CPU = pytest.mark.standin_only("Detectron2 has no modulated deformable convs 
 DEFORMABLE = [pytest.param("DW/dw_refine_R_50_DCN_24e_ms_sgd", THIN_50, marks=ON_CPU)]
 
 
-@pytest.mark.parametrize("name, opts", [(name, THIN) for name in STEPPED] + DEFORMABLE)
+@pytest.mark.parametrize("name, opts", mostly_slow([(name, THIN) for name in STEPPED], fast=STEPPED[1::4]) + DEFORMABLE)
 def test_detectors_learn_and_take_images_without_objects(name, opts):
     """Three small steps on three images lower the loss; then one on images without objects has no box loss."""
     losses = three_steps(name, opts)

@@ -5,7 +5,7 @@ import torch
 
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from tests.tiny import ALL, DW, batch, image_with, kept_labels, tiny_cfg
+from tests.tiny import ALL, DW, batch, image_with, kept_labels, mostly_slow, tiny_cfg
 
 ONE_TO_ONE = {"loss_cls", "loss_box"}
 DATE = {*ONE_TO_ONE, "loss_l1", "loss_cls_one_to_many", "loss_box_one_to_many"}
@@ -122,7 +122,13 @@ def test_a_diverged_model_still_assigns_and_is_counted():
     assert storage.latest()["one_to_one/nonfinite_predictions"][0] == points
 
 
-@pytest.mark.parametrize("name, dtype", [*[(name, torch.bfloat16) for name in ALL], ("poto_3dmf_aux", torch.float16)])
+@pytest.mark.parametrize(
+    "name, dtype",
+    mostly_slow(
+        [*[(name, torch.bfloat16) for name in ALL], ("poto_3dmf_aux", torch.float16)],
+        fast=("fcos", "poto_3dmf_aux", "date_r", "o2f", "dw_refine"),
+    ),
+)
 def test_autocast_gives_float32_losses_near_those_of_float32(name, dtype):
     model = build(name)
     exact = model(batch())

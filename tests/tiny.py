@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 
+import pytest
 import torch
 
 from defcn_ext.config import add_defcn_config
@@ -94,6 +95,15 @@ def _only_once(assign):
         return answers[0]
 
     return call
+
+
+def mostly_slow(cases, fast):
+    """Parameters of a test of which only some run by default: those whose name, or first value, is in `fast`."""
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=() if name in fast else pytest.mark.slow)
+        for case in cases
+        for name in [case[0] if isinstance(case, tuple) else case]
+    ]
 
 
 @contextmanager

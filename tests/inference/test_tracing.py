@@ -9,7 +9,7 @@ from torch import nn
 
 from detectron2.export import TracingAdapter
 from detectron2.modeling import build_model
-from tests.tiny import ALL, tiny_cfg
+from tests.tiny import ALL, mostly_slow, tiny_cfg
 
 KEYS = "MODEL.DEFCN."
 FAMILIES = ("fcos", "poto", "poto_3dmf", "date_f", "date_r", "o2f", "dw", "dw_refine")
@@ -67,7 +67,13 @@ def assert_equal_to_eager(model, graph):
     return counts
 
 
-@pytest.mark.parametrize("name, nms", [*((name, False) for name in FAMILIES), ("fcos_centerness", True), ("dw", True)])
+@pytest.mark.parametrize(
+    "name, nms",
+    mostly_slow(
+        [*((name, False) for name in FAMILIES), ("fcos_centerness", True), ("dw", True)],
+        fast=("poto_3dmf", "date_r", "o2f", "dw_refine", "fcos_centerness"),
+    ),
+)
 def test_a_trace_of_one_picture_answers_for_all(name, nms):
     model = detector(name, "NMS", nms, "TOPK_CANDIDATES_TEST", 40)
     first, second, *_ = pictures()
