@@ -3,7 +3,9 @@ import logging
 import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # not what the process that started it has set
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import numpy as np
 import pytest
