@@ -213,7 +213,7 @@ def test_truncated_files_of_every_kind(tmp_path):
         (b"<!DOCTYPE html><html><title>404</title></html>", "an HTML page"),
         (b"\n<html><body>Google Drive - Quota exceeded</body></html>", "an HTML page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
-        (gzip.compress(b"weights"), "unpack it first"),
+        (gzip.compress(b"weights", mtime=0), "unpack it first"),
         (b"not weights at all, only words", "a text file"),
         (b"\x93NUMPY\x01\x00 and so on", "a numpy .npy file"),
         (b"\x00\xff" * 40, "no file of weights; known are torch files"),

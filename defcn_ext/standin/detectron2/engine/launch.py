@@ -71,6 +71,7 @@ def _worker(local_rank, main_func, world_size, num_local, machine_rank, dist_url
     comm.create_local_process_group(num_local)
     comm.synchronize()  # a worker that starts late would otherwise run into timeouts of the others
     main_func(*args)
+    dist.destroy_process_group()  # its threads would abort an interpreter that ends while they still run
 
 
 def _free_port() -> int:
