@@ -119,7 +119,10 @@ def test_what_only_trains_need_not_be_finite_to_detect(tmp_path):
     name = "branches.one_to_many.cls_score.weight"
     path = tmp_path / "spoilt.pth"
     torch.save({"model": state | {name: torch.full_like(state[name], math.nan)}}, path)
-    load_weights(build_model(tiny_cfg(*DATE_F)), path)
+    model = build_model(tiny_cfg(*DATE_F))
+    load_weights(model, path)
+    detecting = "branches.one_to_one.cls_score.weight"
+    assert torch.equal(model.state_dict()[detecting], state[detecting])
 
 
 def test_training_still_starts_from_what_fits(tmp_path, caplog):
