@@ -87,6 +87,32 @@ def consistency(beta: float = 5.0, form: str = "giou") -> Quality:
 
 
 @register_step("quality", "unit")
+def tal(alpha: float = 0.5, beta: float = 6.0) -> Quality:
+    """The task-aligned metric `p^alpha IoU^beta`, in [0, 1] (TOOD Eq. 3; YOLOv8 to YOLO26).
+
+    A prediction that is not finite has -1e-6.
+
+    Args:
+        alpha, beta: exponents of the score and of the IoU; TOOD and DDQ have 1 and 6, YOLOv8 to YOLO26 0.5 and 6.
+
+    Example:
+        >>> from defcn_ext.assignment import build_rule, examples
+        >>> rule = build_rule("Combine(candidates=inside, quality=tal(alpha=0.5, beta=6), selection=top_k(k=2))")
+        >>> rule(*examples.two_objects()).point.tolist()
+        [0, 1, 64, 65]
+    """
+    if min(alpha, beta) < 0:
+        raise ValueError(f"tal: alpha and beta must not be negative, got {alpha}, {beta}")
+
+    def quality(scene: Scene, point: Tensor, object: Tensor) -> Tensor:
+        score, iou = scene.score(point, object), scene.iou(point, object)
+        value = alike(lambda p, u: p**alpha * u**beta, score, iou)
+        return torch.nan_to_num(value + 0 * (score + iou), nan=BELOW_ZERO)  # x ** 0 is 1 even for NaN
+
+    return below_iou(beta)(quality) if beta > 0 else rises_with_fit(quality)
+
+
+@register_step("quality", "unit")
 def square_anchor(scale: float = 8.0) -> Quality:
     """IoU of the object with a square around the point, `scale` strides wide (ATSS; DeFCN's Anchor rule with 4)."""
     if scale <= 0:

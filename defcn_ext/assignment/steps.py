@@ -118,16 +118,28 @@ def call_with(name: str, build: Callable[..., Any], options: dict[str, Any]) -> 
     if missing:
         raise ValueError(f"{name}: option {missing[0]!r} is missing")
     for key, value in options.items():
-        _check_type(f"{name}: option {key}", value, known[key].default)
-    return build(**options)
+        _check_type(f"{name}: option {key}", value, known[key])
+    pairs = {key: tuple(x) for key, x in options.items() if isinstance(x, list) and _may_move(known[key])}
+    return build(**{**options, **pairs})
 
 
-def _check_type(what: str, value: object, default: object) -> None:
-    """A value from yaml must be of the type of the option's default; a whole number may stand for a float."""
+def _check_type(what: str, value: object, option: inspect.Parameter) -> None:
+    """A value from yaml must be of the type of the option's default; a whole number may stand for a float.
+
+    Two of them may stand for an option that may move.
+    """
+    default = option.default
     if default is None or default is inspect.Parameter.empty:
         return
-    if not isinstance(value, (int, float) if isinstance(default, float) else type(default)):
-        raise ValueError(f"{what} must be a {type(default).__name__}, like {default!r}; got {value!r}")
+    values = value if _may_move(option) and isinstance(value, (list, tuple)) and len(value) == 2 else [value]
+    if not all(isinstance(x, (int, float) if isinstance(default, float) else type(default)) for x in values):
+        form = " or (start, end)" if _may_move(option) else ""
+        raise ValueError(f"{what} must be a {type(default).__name__}{form}, like {default!r}; got {value!r}")
+
+
+def _may_move(option: inspect.Parameter) -> bool:
+    """Whether the option is declared as `Moving`."""
+    return str(option.annotation).startswith("Moving[")
 
 
 def check_combination(candidates: Step, quality: Step, selection: Step) -> None:

@@ -202,7 +202,7 @@ def gfl() -> Weighting:
     """Quality focal loss: label t = IoU, weights `(s - t)^2 t` and `(s - t)^2 (1 - t)` (GFL; DW, Table 1)."""
 
     def weigh(scene: Scene, pairs: Pairs, quality: Tensor, progress: float) -> Pairs:
-        score, label = _score_and_iou(scene, pairs)
+        score, label = score_of(scene, pairs), iou_of(scene, pairs)
         return _labelled(pairs, label, (score - label).square())
 
     return weigh
@@ -213,7 +213,7 @@ def vfl() -> Weighting:
     """Varifocal loss: label t = IoU, weights `t t` and `t (1 - t)` (VFNet; DW, Table 1)."""
 
     def weigh(scene: Scene, pairs: Pairs, quality: Tensor, progress: float) -> Pairs:
-        _, label = _score_and_iou(scene, pairs)
+        label = iou_of(scene, pairs)
         return _labelled(pairs, label, label)
 
     return weigh
@@ -227,7 +227,7 @@ def tood() -> Weighting:
     """
 
     def weigh(scene: Scene, pairs: Pairs, quality: Tensor, progress: float) -> Pairs:
-        score, label = _score_and_aligned(scene, pairs, quality)
+        score, label = score_of(scene, pairs), aligned_label(scene, pairs, quality)
         return _labelled(pairs, label, (score - label).square())
 
     return weigh
@@ -241,23 +241,29 @@ def musu() -> Weighting:
     """
 
     def weigh(scene: Scene, pairs: Pairs, quality: Tensor, progress: float) -> Pairs:
-        score, label = _score_and_aligned(scene, pairs, quality)
+        score, label = score_of(scene, pairs), aligned_label(scene, pairs, quality)
         return replace(pairs, positive=(score - label).square() * label, negative=score.square() * (1 - label) ** 4)
 
     return weigh
 
 
-def _score_and_iou(scene: Scene, pairs: Pairs) -> tuple[Tensor, Tensor]:
-    score, iou = scene.score(pairs.point, pairs.object), scene.iou(pairs.point, pairs.object)
-    return score.nan_to_num(0.0), iou.nan_to_num(0.0)
+def score_of(scene: Scene, pairs: Pairs) -> Tensor:
+    """(P,) scores of the pairs, 0 where the prediction is not finite."""
+    return scene.score(pairs.point, pairs.object).nan_to_num(0.0)
 
 
-def _score_and_aligned(scene: Scene, pairs: Pairs, quality: Tensor) -> tuple[Tensor, Tensor]:
-    score, iou = _score_and_iou(scene, pairs)
+def iou_of(scene: Scene, pairs: Pairs) -> Tensor:
+    """(P,) IoU of the pairs' boxes, 0 where the prediction is not finite."""
+    return scene.iou(pairs.point, pairs.object).nan_to_num(0.0)
+
+
+def aligned_label(scene: Scene, pairs: Pairs, metric: Tensor) -> Tensor:
+    """(P,) `m / max m * max IoU` with both maxima over the object's pairs (TOOD, section 3.2); 0 where all m are."""
+    iou = iou_of(scene, pairs)
     zeros = iou.new_zeros(scene.num_objects)
-    highest = zeros.scatter_reduce(0, pairs.object, quality, "amax")[pairs.object]
+    highest = zeros.scatter_reduce(0, pairs.object, metric, "amax")[pairs.object]
     best_iou = zeros.scatter_reduce(0, pairs.object, iou, "amax")[pairs.object]
-    return score, (quality / highest.clamp(min=TINY)).clamp(0.0, 1.0) * best_iou
+    return (metric / highest.clamp(min=TINY)).clamp(0.0, 1.0) * best_iou
 
 
 def _labelled(pairs: Pairs, label: Tensor, scale: Tensor) -> Pairs:

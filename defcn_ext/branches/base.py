@@ -176,7 +176,13 @@ class Branch(nn.Module):
             box = torch.tensor([[2.0, 2.0, 14.0, 14.0]])
             scores, boxes = torch.full((len(places), 1), 0.5), box.expand(len(places), 4)
             for progress in (0.0, 1.0):
-                self.rule(places, scores, boxes, box, torch.tensor([0]), progress=progress)
+                self.check_pairs(self.rule(places, scores, boxes, box, torch.tensor([0]), progress=progress))
+
+    def check_pairs(self, pairs: Pairs) -> None:
+        """
+        Raises:
+            ValueError: the rule gives pairs that the losses cannot use.
+        """
 
     def _check_weights(self, rule: Rule) -> None:
         dual = getattr(rule.weighting, "leaves_importance", False)

@@ -119,7 +119,7 @@ class PointBranch(Branch):
         # Box loss: "giou", "iou" (-log IoU; DATE's FCOS branch), or "delta_l1" (L1 of the deltas; RetinaNet).
         node.BOX_LOSS = "giou"
         # What the losses are divided by: "positives", their mean over the workers, or "images", for each worker the sum
-        # over its images of max(1, positives) (DATE's RetinaNet branch), or for "weighted" also "labels", their sum.
+        # over its images of max(1, positives) (DATE's RetinaNet branch); for "weighted" also "labels" or "objects".
         node.NORMALIZER = "positives"
         # How raw outputs become boxes: distances by "relu" (times stride) or "exp" (pixels). "delta" is the older way
         # to write TYPE "anchor".

@@ -1,7 +1,7 @@
 from .boxes import giou_loss, iou_loss, normalized_l1, paired_giou, paired_iou
 from .focal import focal_loss_sum, product_logit
 from .normalizer import worker_mean
-from .weighted import dual_losses, weighted_loss_sum
+from .weighted import dual_losses, soft_label, weighted_loss_sum
 
 __all__ = [
     "dual_losses",
@@ -12,6 +12,7 @@ __all__ = [
     "paired_giou",
     "paired_iou",
     "product_logit",
+    "soft_label",
     "weighted_loss_sum",
     "worker_mean",
 ]

@@ -12,11 +12,11 @@ from defcn_ext.assignment.expression import parse_call
 from defcn_ext.assignment.progress import Progress
 from defcn_ext.branches import Branch
 from defcn_ext.branches.dual import DualWeightingBranch
-from defcn_ext.branches.weighted import soft_label
 from defcn_ext.checkpoint import read_checkpoint
 from defcn_ext.config import UserError
 from defcn_ext.data.loaders import dicts_to_look_at
 from defcn_ext.engine.preflight import load_config
+from defcn_ext.losses import soft_label
 from defcn_ext.meta_arch import DeFCN
 from defcn_ext.pictures.drawing import save
 from defcn_ext.pictures.labels import Moment, Shade, highest_of_levels, label_figure
@@ -68,7 +68,7 @@ def shades_of(branch: Branch, pairs: Pairs) -> list[tuple[str, torch.Tensor, boo
     if isinstance(branch, DualWeightingBranch):
         return [("positive weight", pairs.positive, False), ("P, probability of a negative", pairs.negative, False)]
     if branch.weighted:
-        return [("label", soft_label(pairs), True)]
+        return [("label", soft_label(*pairs.weights), True)]
     return [("label", torch.ones(len(pairs)), True)]
 
 

@@ -48,6 +48,7 @@ class Pairs:
         focal_negative: whether the loss multiplies the negative term by an importance s^g (DW), with `negative` 1 for
             an ordinary background point, or takes it as it is (soft labels).
         quality: (P,) what the rule thinks of each pair, larger is better; None where nobody asked.
+        box: (P,) weight of the pair's box loss, or None where the rule leaves it to the loss.
     """
 
     point: Tensor
@@ -58,6 +59,7 @@ class Pairs:
     ignored: Tensor | None = None
     focal_negative: bool = False
     quality: Tensor | None = None
+    box: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.point)
@@ -77,6 +79,7 @@ class Pairs:
             positive=pick(self.positive),
             negative=pick(self.negative),
             quality=pick(self.quality),
+            box=pick(self.box),
         )
 
     @property

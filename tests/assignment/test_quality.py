@@ -16,6 +16,8 @@ QUALITIES = [
     "poto()",
     "poto(alpha=0.3)",
     "poto(combine=add)",
+    "tal()",
+    "tal(alpha=1, beta=0)",
     "consistency()",
     "consistency(form=iou, beta=6)",
     "foreground_loss()",

@@ -1,6 +1,7 @@
 """The branches of one-to-few and of dual weighting: worked examples, starts, and what a config may not ask."""
 
 import copy
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,6 @@ import torch
 from defcn_ext.branches import build_branches
 from defcn_ext.branches import dual as module
 from defcn_ext.branches.point import centerness_target
-from defcn_ext.branches.weighted import soft_label
 from defcn_ext.layers.towers import HeadFeatures
 from defcn_ext.structures import Pairs, Points
 from detectron2.modeling import build_model
@@ -117,11 +117,79 @@ def test_label_weights_and_the_normalizer_of_labels():
     assert losses["box"].item() == pytest.approx(2 * (t * miss).sum().item() / 3.1, abs=1e-5)
 
 
-@pytest.mark.parametrize("positive, negative, label", [(0.3, 0.1, 0.75), (0.0, 0.0, 0.0), (1e-13, 1e-13, 0.5)])
-def test_soft_label(positive, negative, label):
-    zero = torch.tensor([0])
-    pairs = Pairs(zero, zero, torch.tensor([positive]), torch.tensor([negative]))
-    assert soft_label(pairs).item() == pytest.approx(label)
+# labels by the quality of the box (90-closing-the-gap section 3)
+
+P = torch.tensor([0.5, 0.4, 0.3, 0.2, 0.6, 0.1, 0.35, 0.25, 0.05])  # of `o2f_example`, in the order of O2F_POINTS
+IOU = torch.tensor([0.6, 0.7, 0.5, 0.8, 0.75, 0.9, 0.4, 0.85, 0.3])
+STEPS = "candidates=center, quality=poto(alpha=0.8)"
+
+
+def test_mal_of_a_matched_pair():
+    """The point of p = 0.6 and IoU 0.75 alone is chosen; the other eight are background, at their p^1.5."""
+    opts = (
+        *(ONE + "RULE", f"Combine({STEPS}, selection=matching, weighting=mal(gamma=1.5))", ONE + "BOX_WEIGHTS", ""),
+        *(ONE + "BACKGROUND_WEIGHT", 0.75, ONE + "BACKGROUND_GAMMA", 1.5, ONE + "DETACH_IMPORTANCE", True),
+    )
+    predictions, losses = losses_of(build(*O2F, *opts), o2f_example())
+    t, others = 0.75**1.5, P[P != 0.6]
+    expected = -t * math.log(0.6) - (1 - t) * math.log(0.4) - 0.75 * (others**1.5 * (1 - others).log()).sum()
+    assert losses["cls"].item() == pytest.approx(expected.item(), abs=1e-5)
+    assert losses["box"].item() == pytest.approx(2 * 0.25, abs=1e-5)
+    losses["cls"].backward()
+    # of the others p^1.5 is a constant; d(-log(1 - p)) = p dz, and dz = (1 - sigma(a)) / (1 - p) da
+    a, p = predictions.logits.detach()[0, O2F_POINTS[0], 1].sigmoid(), 0.5
+    slope = 0.75 * p**2.5 * (1 - a) / (1 - p)
+    assert predictions.logits.grad[0, O2F_POINTS[0], 1].item() == pytest.approx(slope.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("normalizer, count", [("positives", 3), ("objects", 1), ("labels", None)])
+def test_ia_bce_of_three_pairs(normalizer, count):
+    """The three of the highest quality; box losses are weighted by the rank and divided as the class loss is."""
+    opts = (
+        *(ONE + "RULE", f"Combine({STEPS}, selection=top_k(k=3), weighting=ia_bce(alpha=0.25, tau=(1.5, 0.3)))"),
+        *(ONE + "BOX_WEIGHTS", "rule", ONE + "NORMALIZER", normalizer, ONE + "BACKGROUND_WEIGHT", 1.0),
+    )
+    quality = P**0.2 * IOU**0.8
+    chosen = quality.argsort(descending=True)[:3]
+    p, u = P[chosen], IOU[chosen]
+    t = p**0.25 * u**0.75
+    others = P[~torch.isin(torch.arange(9), chosen)]
+    for progress, tau in [(0.0, 1.5), (1.0, 0.3)]:
+        w = (-t.argsort(descending=True).argsort() / tau).exp()
+        label = t * w
+        cls = -(label * p.log() + (1 - label) * (1 - p).log()).sum() - (others**2 * (1 - others).log()).sum()
+        _, losses = losses_of(build(*O2F, *opts), o2f_example(), progress)
+        divisor = count or max(1, label.sum().item())
+        assert losses["cls"].item() == pytest.approx(cls.item() / divisor, abs=1e-5)
+        assert losses["box"].item() == pytest.approx(2 * (w * (1 - u)).sum().item() / divisor, abs=1e-5)
+
+
+def test_aligned_labels_with_a_plain_bce_and_with_quality_focal_loss():
+    rule = "Combine(candidates=center, quality=tal(alpha=0.5, beta=6), selection=top_k(k=2), weighting=aligned)"
+    opts = (
+        ONE + "RULE",
+        rule,
+        ONE + "BOX_WEIGHTS",
+        "label",
+        ONE + "NORMALIZER",
+        "labels",
+        ONE + "BACKGROUND_WEIGHT",
+        1.0,
+    )
+    metric = P**0.5 * IOU**6
+    chosen = metric.argsort(descending=True)[:2]
+    t = metric[chosen] / metric.max() * IOU[chosen].max()
+    bce = -(t * P[chosen].log() + (1 - t) * (1 - P[chosen]).log())
+    others = P[~torch.isin(torch.arange(9), chosen)]
+    plain = (bce.sum() - (1 - others).log().sum()) / t.sum()
+    focal = ((P[chosen] - t).square() * bce).sum() - (others**2 * (1 - others).log()).sum()
+    for own, cls in [((0.0, 0.0), plain), ((2.0, 2.0), focal / t.sum())]:
+        exponents = (ONE + "BACKGROUND_GAMMA", own[0], ONE + "PAIR_GAMMA", own[1])
+        _, losses = losses_of(build(*O2F, *opts, *exponents), o2f_example())
+        assert losses["cls"].item() == pytest.approx(cls.item(), abs=1e-5)
+        assert losses["box"].item() == pytest.approx(
+            2 * (t * (1 - IOU[chosen])).sum().item() / t.sum().item(), abs=1e-5
+        )
 
 
 # dual weighting (50-dw section 11)
@@ -319,6 +387,9 @@ def test_detectors_learn(opts, names):
         ((*O2F, ONE + "TYPE", "soft"), "ONE_TO_ONE.TYPE", "unknown type 'soft'; known: .*'dual', 'point', 'weighted'"),
         ((*O2F, ONE + "BOX_FORM", "delta"), "ONE_TO_ONE", "TYPE 'weighted' .*set BOX_FORM to relu or exp"),
         ((*DW, MANY + "BOX_FORM", "delta"), "ONE_TO_MANY", "TYPE 'dual' .*set BOX_FORM to relu or exp"),
+        ((*O2F, ONE + "BOX_WEIGHTS", "rule"), "ONE_TO_ONE", "BOX_WEIGHTS: 'rule' wants a RULE that gives some"),
+        ((*O2F, ONE + "BACKGROUND_GAMMA", -1.0), "ONE_TO_ONE", "BACKGROUND_GAMMA: must not be negative, got -1"),
+        ((*O2F, ONE + "PAIR_GAMMA", 0.5), "ONE_TO_ONE", "PAIR_GAMMA: must be 0 or at least 1, got 0.5"),
         ((*O2F, ONE + "BOX_WEIGHTS", "iou"), "ONE_TO_ONE", "BOX_WEIGHTS: unknown value 'iou'; .*'centerness', 'label'"),
         ((*O2F, ONE + "NORMALIZER", "sum"), "ONE_TO_ONE", "NORMALIZER: unknown .*'positives', 'images', 'labels'"),
         ((*DW, MANY + "NORMALIZER", "images"), "ONE_TO_MANY", "NORMALIZER: unknown value 'images'; known: 'positives'"),

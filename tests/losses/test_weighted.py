@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from defcn_ext.losses import dual_losses, weighted_loss_sum
+from defcn_ext.losses import dual_losses, soft_label, weighted_loss_sum
 from tests.weighted_examples import dw_example
 
 POINTS, CLASSES = 30, 4
@@ -66,6 +66,29 @@ def test_weighted_loss_of_every_entry(count, shared, background, gamma):
     exact = z.detach().double().requires_grad_()
     expected = dense_weighted(exact, *p, background, gamma)
     assert_equal(weighted_loss_sum(z, *p, background=background, gamma=gamma), expected, z, exact)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+@pytest.mark.parametrize("pair_gamma, gamma", [(2.0, 2.0), (1.0, 0.0), (0.0, 1.5)])
+def test_weighted_loss_with_importances(pair_gamma, gamma, constant):
+    """|s - t|^g of pairs and s^gamma of the others, with their gradients or as constants."""
+    z, (rows, classes, positive, negative) = logits(), pairs(40)
+    exact = z.detach().double().requires_grad_()
+    s = exact.sigmoid()
+    held = s.detach() if constant else s
+    label = (positive / (positive + negative)).double()
+    p = s[rows, classes]
+    of_pairs = (held[rows, classes] - label).abs() ** pair_gamma * -(positive * p.log() + negative * (1 - p).log())
+    others = torch.ones_like(s).index_put((rows, classes), torch.zeros(40, dtype=torch.double))
+    expected = of_pairs.sum() - (others * held**gamma * (1 - s).log()).sum()
+    options = {"gamma": gamma, "pair_gamma": pair_gamma, "detach_importance": constant, "background": 1.0}
+    got = weighted_loss_sum(z, rows, classes, positive, negative, **options)
+    assert_equal(got, expected, z, exact)
+
+
+@pytest.mark.parametrize("positive, negative, label", [(0.3, 0.1, 0.75), (0.0, 0.0, 0.0), (1e-13, 1e-13, 0.5)])
+def test_soft_label(positive, negative, label):
+    assert soft_label(torch.tensor([positive]), torch.tensor([negative])).item() == pytest.approx(label)
 
 
 @pytest.mark.parametrize("count, shared", [(0, False), (1, False), (40, False), (25, True)])

@@ -145,7 +145,7 @@ def test_a_wrong_value(key, tmp_path, three_classes):
         needed[key.rpartition(".")[0] + ".ENABLED"] = True
     if ".ANCHORS." in key:
         needed[key.split(".ANCHORS")[0] + ".BOX_FORM"] = "delta"
-    if key.endswith("BOX_WEIGHTS"):
+    if key.endswith(("BOX_WEIGHTS", "BACKGROUND_GAMMA", "PAIR_GAMMA")):
         needed |= {key.rpartition(".")[0] + ".TYPE": "weighted", key.rpartition(".")[0] + ".RULE": "O2F"}
     if key.endswith("NEG_GAMMA"):
         needed |= {key.rpartition(".")[0] + ".TYPE": "dual", key.rpartition(".")[0] + ".RULE": "DW"}
