@@ -35,6 +35,13 @@ def add_defcn_config(cfg: CN) -> None:
     _C.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
     # What P6 is computed from: "p5" (all released weights) or "res5" (Detectron2's RetinaNet).
     _C.P6_FEATURE = "p5"
+    # Whether a ReLU stands between P6 and P7 (mmdetection's stock RetinaNet: no).
+    _C.P7_RELU = True
+    # Where in its cell a point lies, as a share of the cell (torchvision's FCOS: 0); and whether the cells of a level
+    # are the image's width and height divided by their number, in whole pixels, instead of the stride (torchvision).
+    _C.POINTS = CN()
+    _C.POINTS.OFFSET = 0.5
+    _C.POINTS.FILL = False
 
     # The two towers shared by all branches and levels: number of 3x3 convs, their norm, whether they have a bias
     # (DeFCN: yes, DATE and OneNet: no).
@@ -74,6 +81,10 @@ def add_defcn_config(cfg: CN) -> None:
     _C.INFERENCE_ONLY = False
     # Detections must score strictly more.
     _C.SCORE_THRESH_TEST = 0.05
+    # What counts where there is a centerness: the "class" score (DeFCN, DATE, mmdetection), the "final" one with the
+    # centerness (torchvision, Detectron2's FCOS), or the class score for the threshold and the "order" by the final one
+    # (AdelaiDet).
+    _C.CANDIDATES_BY = "class"
     # (point, class) pairs kept of each level, and whether never more than the level has points (DeFCN's release: yes;
     # DATE, o2f, DW and Detectron2: no).
     _C.TOPK_CANDIDATES_TEST = 1000

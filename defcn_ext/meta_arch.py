@@ -60,6 +60,8 @@ class DeFCN(nn.Module):
         inference_only: bool = False,
         max_iter: int = 1,
         trainer_keys: Sequence[str] = (),
+        point_offset: float = 0.5,
+        points_fill: bool = False,
     ):
         """
         Args:
@@ -79,6 +81,8 @@ class DeFCN(nn.Module):
             max_iter: iterations of the whole training, for rules that change with its progress.
             trainer_keys: config keys that are set for `defcn_ext.engine.Trainer`, which empties the list; another
                 trainer is told at its first step that it passes over them.
+            point_offset: where in its cell a point lies, as a share of the cell.
+            points_fill: the cells of each level fill the image, instead of being one stride wide (`Points.from_sizes`).
         """
         super().__init__()
         self.backbone = backbone
@@ -92,6 +96,7 @@ class DeFCN(nn.Module):
         self.input_format, self.vis_period = input_format, vis_period
         self.inference_only, self.max_iter = inference_only, max_iter
         self.trainer_keys = list(trainer_keys)
+        self.point_offset, self.points_fill = point_offset, points_fill
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         shapes = backbone.output_shape()
@@ -126,6 +131,8 @@ class DeFCN(nn.Module):
             "inference_only": options.INFERENCE_ONLY,
             "max_iter": cfg.SOLVER.MAX_ITER,
             "trainer_keys": changed_trainer_keys(cfg),
+            "point_offset": options.POINTS.OFFSET,
+            "points_fill": options.POINTS.FILL,
         }
 
     @property
@@ -215,11 +222,15 @@ class DeFCN(nn.Module):
         features = [pyramid[name] for name in self.in_features]
         sizes = tuple(tuple(x.shape[-2:]) for x in features)
         if recording():
-            return Points.from_sizes(sizes, self.strides, device=images.device), self.head(features)
+            return self._lay_points(sizes, images.device), self.head(features)
         if self._points is None or self._points.sizes != sizes or self._points.xy.device != images.device:
             with torch.inference_mode(False):  # they outlive this call, and training may use them
-                self._points = Points.from_sizes(sizes, self.strides, device=images.device)
+                self._points = self._lay_points(sizes, images.device)
         return self._points, self.head(features)
+
+    def _lay_points(self, sizes: Sequence[tuple[int, int]], device: torch.device) -> Points:
+        offset, fill = self.point_offset, self.points_fill
+        return Points.from_sizes(sizes, self.strides, offset=offset, fill=fill, device=device)
 
     def predict(
         self, points: Points, features: HeadFeatures, name: str, said: dict[str, DensePredictions] | None = None

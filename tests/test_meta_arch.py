@@ -282,6 +282,7 @@ def test_training_without_annotations_names_the_file():
         (("MODEL.DEFCN.NMS_THRESH_TEST", 60.0), r"MODEL.DEFCN.NMS_THRESH_TEST must lie in \[0, 1\], got 60.0"),
         (("MODEL.DEFCN.TOPK_CANDIDATES_TEST", 0), "MODEL.DEFCN.TOPK_CANDIDATES_TEST must be at least 1, got 0"),
         (("TEST.DETECTIONS_PER_IMAGE", 0), "TEST.DETECTIONS_PER_IMAGE must be at least 1, got 0"),
+        (("MODEL.DEFCN.CANDIDATES_BY", "score"), "CANDIDATES_BY: unknown value 'score'; known: 'class', 'final'"),
     ],
 )
 def test_bad_configs_name_the_key(opts, message):
@@ -297,3 +298,20 @@ def test_images_of_other_channels_are_named(training, shape):
     message = r"7\.jpg: the model takes images of 3 channels \(MODEL\.PIXEL_MEAN\).*got the shape \(" + str(shape[0])
     with pytest.raises(ValueError, match=message):
         build("poto").train(training)([image])
+
+
+def test_a_relu_stands_before_p7_only_where_it_is_asked_for():
+    features = torch.randn(1, 64, 8, 8, generator=torch.Generator().manual_seed(0))
+    tops = [build_model(tiny_cfg("MODEL.DEFCN.P7_RELU", relu)).backbone.top_block for relu in (True, False)]
+    tops[1].load_state_dict(tops[0].state_dict())
+    (p6, with_relu), (same, without) = (top(features) for top in tops)
+    assert torch.equal(p6, same) and torch.equal(with_relu, tops[0].p7(p6.relu())) and (p6 < 0).any()
+    assert torch.equal(without, tops[0].p7(p6)) and not torch.equal(with_relu, without)
+
+
+def test_points_lie_where_the_config_says():
+    model = build_model(tiny_cfg("MODEL.DEFCN.POINTS.OFFSET", 0.0, "MODEL.DEFCN.POINTS.FILL", True)).eval()
+    with torch.no_grad():
+        points, _ = model.extract(torch.zeros(1, 3, 160, 96))
+    assert points.sizes[3:] == ((3, 2), (2, 1)) and points.cells[3:] == ((53, 48), (80, 96))
+    assert points.xy[0].tolist() == [0, 0] and points.xy[points.starts[3] + 3].tolist() == [48, 53]

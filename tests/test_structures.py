@@ -61,6 +61,17 @@ def test_the_offset_moves_anchors_by_a_share_of_their_stride():
     assert torch.equal(middle.xy, Points.from_sizes([(2, 2), (1, 1)], [8, 16]).xy)
 
 
+def test_cells_that_fill_the_image_are_not_strides():
+    """An image of 32 x 64 (height x width) whose second level has 3 rows and 5 columns: 32 // 3 and 64 // 5 pixels."""
+    sizes = [(4, 8), (3, 5)]
+    points = Points.from_sizes(sizes, [8, 16], offset=0.0, fill=True)
+    assert points.cells == ((8, 8), (10, 12)) and points.steps.tolist() == [[8, 8], [12, 10]]
+    assert points.xy[32 + 5 + 2].tolist() == [24, 10] and points.stride[-1] == 16
+    anchors = Points.with_anchors(sizes, [8, 16], torch.tensor([[[2.0, 2]], [[1, 3]]]), fill=True)
+    assert torch.equal(anchors.xy, points.xy) and anchors.cells == points.cells
+    assert anchors.anchors[1].tolist() == [0, -8, 16, 8] and anchors.anchors[32 + 7].tolist() == [16, -14, 32, 34]
+
+
 def test_objects_know_the_images_own_sizes():
     instances = [Instances((30, 50)), Instances((40, 20)), Instances((10, 10))]
     for x, count in zip(instances, (1, 0, 2)):

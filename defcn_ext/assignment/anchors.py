@@ -37,9 +37,9 @@ def overlapping_anchors(low: float = 0.4) -> Candidates:
         anchors = points.anchors
         if anchors is None:
             raise ValueError("overlapping_anchors: the branch has no anchors; set its BOX_FORM to delta")
-        shape, stride, size = _shapes(points, anchors)
-        own = padded(scene.image_sizes).flip(-1)[scene.image][:, None] / stride[:, None]
-        return _visited(scene, shape, stride, torch.minimum(size, own.ceil()), low)
+        shape, step, size = _shapes(points, anchors)
+        own = padded(scene.image_sizes).flip(-1)[scene.image][:, None] / step
+        return _visited(scene, shape, step, torch.minimum(size, own.ceil()), low)
 
     return candidates
 
@@ -59,22 +59,22 @@ def best_squares(scale: float = 4.0) -> Candidates:
         stride = torch.tensor(points.strides, dtype=torch.float32, device=points.xy.device)
         size = torch.tensor([[(w, h) for h, w in points.sizes]], device=points.xy.device)
         shape = (scale * stride)[:, None].expand(-1, 2)
-        return _visited(scene, shape, stride, size.expand(scene.num_objects, -1, -1), None)
+        return _visited(scene, shape, points.steps, size.expand(scene.num_objects, -1, -1), None)
 
     return candidates
 
 
-def _visited(scene: Scene, shape: Tensor, stride: Tensor, size: Tensor, low: float | None) -> Pairs:
+def _visited(scene: Scene, shape: Tensor, step: Tensor, size: Tensor, low: float | None) -> Pairs:
     """The pairs in the rectangles of cells that count; see `_reach`.
 
     Args:
         shape: (M, 2) width and height of each shape, pixels.
-        stride: (M,) of its level.
+        step: (M, 2) distances of the points of its level, pixels.
         size: (G, M, 2) columns and rows that have it.
     """
     corner, opposite = scene.gt_boxes[:, None].chunk(2, dim=-1)
-    middle = (corner + opposite) / 2 / stride[:, None] - scene.points.offset
-    reach = _reach(middle, (opposite - corner).clamp(min=0), shape, stride, size, low)
+    middle = (corner + opposite) / 2 / step - scene.points.offset
+    reach = _reach(middle, (opposite - corner).clamp(min=0), shape, step, size, low)
     slack = 1e-3
     first = (middle - reach - slack).ceil().clamp(min=0).minimum(size).long()
     last = ((middle + reach + slack).floor() + 1).clamp(min=0).minimum(size).long()
@@ -83,16 +83,15 @@ def _visited(scene: Scene, shape: Tensor, stride: Tensor, size: Tensor, low: flo
 
 
 def _shapes(points: Points, anchors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For the M = L A shapes, level by level: (M, 2) width and height, (M,) stride, (M, 2) columns and rows."""
+    """For the M = L A shapes, level by level: (M, 2) width and height, (M, 2) steps, (M, 2) columns and rows."""
     device, count = points.xy.device, points.per_cell
     start = points.starts
     corners = anchors[start[:, None] + torch.arange(count, device=device)].flatten(0, 1)
     size = torch.tensor([(w, h) for h, w in points.sizes], device=device).repeat_interleave(count, dim=0)
-    stride = torch.tensor(points.strides, dtype=torch.float32, device=device).repeat_interleave(count)
-    return corners[:, 2:] - corners[:, :2], stride, size
+    return corners[:, 2:] - corners[:, :2], points.steps.repeat_interleave(count, dim=0), size
 
 
-def _reach(middle: Tensor, extent: Tensor, shape: Tensor, stride: Tensor, size: Tensor, low: float | None) -> Tensor:
+def _reach(middle: Tensor, extent: Tensor, shape: Tensor, step: Tensor, size: Tensor, low: float | None) -> Tensor:
     """(G, M, 2) how far from the object's centre, in cells, boxes of each shape count; negative where none does.
 
     Those count that have the highest IoU of all shapes or, where `low` is given, an IoU of `low`.
@@ -102,16 +101,16 @@ def _reach(middle: Tensor, extent: Tensor, shape: Tensor, stride: Tensor, size: 
     area = extent.prod(-1) + shape.prod(-1)
 
     nearest = middle.round().clamp(min=0).minimum(size - 1)
-    distance = (nearest - middle).abs() * stride[:, None]
+    distance = (nearest - middle).abs() * step
     intersection = torch.minimum(overlap, reach_sum - distance).clamp(min=0).prod(-1)
     iou = intersection / (area - intersection).clamp(min=1e-6)
     best = (iou >= iou.amax(-1, keepdim=True) * (1 - TIE)) & (iou > 0)
-    reach = torch.where(best[..., None], torch.maximum(distance, flat), -stride[:, None])
+    reach = torch.where(best[..., None], torch.maximum(distance, flat), -step)
     if low is not None:
         needed = low / (1 + low) * area[..., None] / overlap.flip(-1).clamp(min=1e-6)
-        enough = torch.where((needed <= overlap).all(-1, keepdim=True), reach_sum - needed, -stride[:, None])
+        enough = torch.where((needed <= overlap).all(-1, keepdim=True), reach_sum - needed, -step)
         reach = torch.maximum(reach, enough)
-    return reach / stride[:, None]
+    return reach / step
 
 
 def _pairs(scene: Scene, index: Tensor, column: Tensor, row: Tensor) -> Pairs:

@@ -101,8 +101,8 @@ def nearest_per_level(k: int = 9) -> Candidates:
         check_one_point_a_cell(scene.points, "nearest_per_level")
         middle = (scene.gt_boxes[:, :2] + scene.gt_boxes[:, 2:]) / 2
         location, first = [], 0
-        for (h, w), s in zip(scene.points.sizes, scene.points.strides):
-            location.append(first + _nearest_cells(middle / s - scene.points.offset, h, w, k))
+        for (h, w), step in zip(scene.points.sizes, scene.points.steps):
+            location.append(first + _nearest_cells(middle / step - scene.points.offset, h, w, step, k))
             first += h * w
         every_location = torch.cat(location, dim=1)
         objects = torch.arange(scene.num_objects, device=middle.device)[:, None].expand_as(every_location)
@@ -171,11 +171,11 @@ def _enumerate(scene: Scene, radius: float | None) -> Pairs:
     """
     points, device = scene.points, scene.gt_boxes.device
     region = _regions(scene, radius)
-    stride = torch.tensor(points.strides, dtype=torch.float32, device=device)[:, None]
+    step = points.steps
     size_wh = torch.tensor([(w, h) for h, w in points.sizes], device=device)
     slack = 1e-3  # of a cell; more than the rounding of the division
-    first = ((region[..., :2] / stride - points.offset - slack).floor() + 1).clamp(min=0).minimum(size_wh).long()
-    last = (region[..., 2:] / stride - points.offset + slack).ceil().clamp(min=0).minimum(size_wh).long()
+    first = ((region[..., :2] / step - points.offset - slack).floor() + 1).clamp(min=0).minimum(size_wh).long()
+    last = (region[..., 2:] / step - points.offset + slack).ceil().clamp(min=0).minimum(size_wh).long()
     cell, column, row = rectangles(first.flatten(0, 1), last.flatten(0, 1))  # `cell` is an index into (G, L)
     num_levels = len(points.sizes)
     level, object = cell % num_levels, cell.div(num_levels, rounding_mode="floor")
@@ -204,10 +204,14 @@ def rectangles(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return rectangle, corner[:, 0] + within % columns, corner[:, 1] + within.div(columns, rounding_mode="floor")
 
 
-def _nearest_cells(middle: Tensor, height: int, width: int, k: int) -> Tensor:
-    """(G, min(k, cells)) indices of the cells of one level nearest to points (G, 2) in units of cells."""
+def _nearest_cells(middle: Tensor, height: int, width: int, step: Tensor, k: int) -> Tensor:
+    """(G, min(k, cells)) indices of the cells of one level nearest to points (G, 2) in units of cells.
+
+    `step` is the (2,) width and height of a cell, in pixels.
+    """
     columns, dx = _nearest_on_axis(middle[:, 0], width, k)
     rows, dy = _nearest_on_axis(middle[:, 1], height, k)
+    dy = dy * (step[1] / step[0]).square()
     i, j = torch.meshgrid(torch.arange(columns.shape[1]), torch.arange(rows.shape[1]), indexing="ij")
     possible = ((i + 1) * (j + 1) <= k).to(middle.device)
     i, j = i.to(middle.device)[possible], j.to(middle.device)[possible]
@@ -241,9 +245,9 @@ def _with_nearest(scene: Scene, pairs: Pairs) -> Pairs:
     alone = (~pairs.covered).nonzero().squeeze(1)
     middle = (scene.gt_boxes[alone, :2] + scene.gt_boxes[alone, 2:]) / 2
     distance, nearest, first = [], [], 0
-    for (h, w), s in zip(scene.points.sizes, scene.points.strides):
+    for (h, w), step in zip(scene.points.sizes, scene.points.steps):
         limit = torch.tensor([w - 1, h - 1], device=middle.device)
-        cell = (middle / s - scene.points.offset).round().clamp(min=0).minimum(limit).long()
+        cell = (middle / step - scene.points.offset).round().clamp(min=0).minimum(limit).long()
         distance.append((scene.points.xy[first + cell[:, 1] * w + cell[:, 0]] - middle).square().sum(-1))
         nearest.append(first + cell[:, 1] * w + cell[:, 0])
         first += h * w

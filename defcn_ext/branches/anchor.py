@@ -35,6 +35,8 @@ class AnchorBranch(PointBranch):
 
     Args:
         scales: sides of the anchors at ratio 1, in strides.
+        sizes: the same in pixels, a list a level, finest first; given, they count instead of `scales`.
+        whole_pixels: round the corners of anchors, as seen from their centre, to whole pixels (torchvision).
         ratios: their ratios of height to width; the anchors of a cell are ordered by ratio, then by scale.
         offset: where in the cell the anchors are centred, as a share of the stride.
         ignore_padding: leave cells out of the class loss that lie behind an image's own size, padded to 32 (DATE).
@@ -54,6 +56,8 @@ class AnchorBranch(PointBranch):
         rule: Rule | str = "RetinaNet",
         scales: Sequence[float] = (4.0, 4 * 2 ** (1 / 3), 4 * 2 ** (2 / 3)),
         ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        sizes: Sequence[Sequence[float]] = (),
+        whole_pixels: bool = False,
         offset: float = 0.0,
         ignore_padding: bool = False,
         box_form: str = "delta",
@@ -61,15 +65,17 @@ class AnchorBranch(PointBranch):
     ):
         if not scales or not ratios or min(*scales, *ratios) <= 0:
             raise ValueError(f"ANCHORS: give positive SCALES and RATIOS, got {list(scales)} and {list(ratios)}")
-        self.per_cell = len(scales) * len(ratios)
+        if any(len(level) != len(sizes[0]) or not level or min(level) <= 0 for level in sizes):
+            raise ValueError(f"ANCHORS.SIZES: give as many positive sides for each level, got {list(sizes)}")
+        self.sizes, self.whole_pixels = [list(level) for level in sizes], whole_pixels
+        self.per_cell = len(self.sizes[0] if sizes else scales) * len(ratios)
         if options.get("centerness"):
             raise ValueError("CENTERNESS: anchors have none; set it to ''")
         if options.get("refinement") is not None:
             raise ValueError("REFINE: made for points, not for anchors; set REFINE.ENABLED to False")
         super().__init__(rule=rule, box_form=box_form, **options)
         with torch.device("cpu"):  # no weights: also there when the model is built on the meta device
-            ratio, side = torch.tensor(ratios).repeat_interleave(len(scales)), torch.tensor(scales).repeat(len(ratios))
-        self.shapes = torch.stack([side / ratio.sqrt(), side * ratio.sqrt()], dim=1)
+            self.shapes = _shapes(torch.tensor(sizes or scales, dtype=torch.float32), torch.tensor(ratios))
         self.offset, self.ignore_padding = offset, ignore_padding
         self.transform = Box2BoxTransform(DELTA_WEIGHTS)
         self._places: Points | None = None
@@ -86,6 +92,10 @@ class AnchorBranch(PointBranch):
         node.ANCHORS.SCALES = [4.0, 5.039684, 6.349604]
         node.ANCHORS.RATIOS = [0.5, 1.0, 2.0]
         node.ANCHORS.OFFSET = 0.0
+        # Their sides in pixels, a list a level, instead of SCALES; and whether their corners, as seen from the centre,
+        # are rounded to whole pixels (torchvision: 32, 40, 50 on P3, 64, 80, 101 on P4, ...; rounded).
+        node.ANCHORS.SIZES = []
+        node.ANCHORS.WHOLE_PIXELS = False
         # Leave cells behind an image's own size, padded to 32, out of the class loss (DATE-R).
         node.IGNORE_PADDING = False
 
@@ -97,6 +107,8 @@ class AnchorBranch(PointBranch):
             **super().from_config(cfg, name, in_channels),
             "scales": anchors.SCALES,
             "ratios": anchors.RATIOS,
+            "sizes": anchors.SIZES,
+            "whole_pixels": anchors.WHOLE_PIXELS,
             "offset": anchors.OFFSET,
             "ignore_padding": node.IGNORE_PADDING,
             "box_form": "delta",
@@ -111,7 +123,8 @@ class AnchorBranch(PointBranch):
         if recording():
             return self._lay(points)
         known = self._places
-        if known is None or known.sizes != points.sizes or known.xy.device != points.xy.device:
+        same = known is not None and (known.sizes, known.cells) == (points.sizes, points.cells)
+        if known is None or not same or known.xy.device != points.xy.device:
             with torch.inference_mode(False):  # they outlive this call, and training may use them
                 known = self._places = self._lay(points)
         return known
@@ -123,9 +136,23 @@ class AnchorBranch(PointBranch):
         return anchors
 
     def _lay(self, points: Points) -> Points:
-        return Points.with_anchors(
-            points.sizes, points.strides, self.shapes, offset=self.offset, device=points.xy.device
-        )
+        shapes = self._shapes_in_strides(points)
+        fill, device = bool(points.cells), points.xy.device
+        return Points.with_anchors(points.sizes, points.strides, shapes, offset=self.offset, fill=fill, device=device)
+
+    def _shapes_in_strides(self, points: Points) -> Tensor:
+        """(A, 2) or (L, A, 2) width and height.
+
+        Raises:
+            ValueError: there are more levels than lists of sides.
+        """
+        if not self.sizes and not self.whole_pixels:
+            return self.shapes
+        if self.sizes and len(self.sizes) < len(points.strides):
+            raise ValueError(f"ANCHORS.SIZES: {len(self.sizes)} lists for {len(points.strides)} levels")
+        stride = torch.tensor(points.strides, dtype=torch.float32, device="cpu")[:, None, None]
+        pixels = self.shapes[: len(stride)] if self.sizes else self.shapes * stride
+        return (2 * (pixels / 2).round() if self.whole_pixels else pixels) / stride
 
     def decode(self, points: Points, raw: Tensor) -> Tensor:
         """Boxes (N, R, 4) from deltas (N, R, 4), whose dw and dh are cut off at log(1000 / 16)."""
@@ -147,10 +174,16 @@ class AnchorBranch(PointBranch):
         if not self.ignore_padding:
             return pairs.ignored
         places = self.places(points)
-        corner = places.xy - places.offset * places.stride[:, None]
+        corner = places.xy - places.offset * places.steps[places.level]
         extent = padded(objects.sizes).flip(-1)
         ignored = (corner[None] >= extent[:, None]).any(-1).flatten()
         if pairs.ignored is not None:
             ignored[pairs.ignored] = True
         ignored[pairs.point] = False  # a rule that looks at all points may choose one in the padding
         return ignored.nonzero().squeeze(1)
+
+
+def _shapes(sides: Tensor, ratios: Tensor) -> Tensor:
+    """(..., A) sides at ratio 1 and (B,) ratios of height to width -> (..., B A, 2) widths and heights, by ratio."""
+    root = ratios.sqrt()[:, None]
+    return torch.stack([sides[..., None, :] / root, sides[..., None, :] * root], dim=-1).flatten(-3, -2)

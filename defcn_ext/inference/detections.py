@@ -33,7 +33,9 @@ class Inference:
     ([[0.0, 0.0, 8.0, 8.0]], [0])
 
     Attributes:
-        score_thresh: candidates must score strictly more; with centerness it is the class score that counts.
+        score_thresh: candidates must score strictly more.
+        candidates_by: what that and the order of a level's candidates go by where there is a centerness: "class", the
+            class score, "final", the score with it, or "order", the class score and an order by the final one.
         topk_per_level: (point, class) pairs kept of each level.
         detections_per_image: how many remain at the end.
         nms_thresh: IoU above which NMS removes the lower score of two boxes of one class.
@@ -63,6 +65,7 @@ class Inference:
     nms_range: int = 0
     nms_over_classes: bool = False
     nms_clipped: bool = False
+    candidates_by: str = "class"
     peak_filter: PeakFilter | None = None
 
     @classmethod
@@ -80,10 +83,14 @@ class Inference:
             nms_range=options.NMS_RANGE,
             nms_over_classes=options.NMS_OVER_CLASSES,
             nms_clipped=options.NMS_CLIPPED,
+            candidates_by=options.CANDIDATES_BY,
             peak_filter=PeakFilter(peaks.TAU, peaks.KERNEL) if peaks.ENABLED else None,
         )
 
     def __post_init__(self) -> None:
+        if self.candidates_by not in ("class", "final", "order"):
+            known = "'class', 'final', 'order'"
+            raise ValueError(f"MODEL.DEFCN.CANDIDATES_BY: unknown value {self.candidates_by!r}; known: {known}")
         if self.score_thresh > 1:
             raise ValueError(f"MODEL.DEFCN.SCORE_THRESH_TEST must not be above 1, got {self.score_thresh}")
         if not 0 <= self.nms_thresh <= 1:
@@ -125,7 +132,12 @@ class Inference:
             allowed = allowed.masked_fill(~self.peak_filter(everywhere, points), -math.inf)
         if self.one_class_per_point:
             allowed = _only_best_class(allowed)
-        index = self._best_of_each_level(allowed, points)
+        above, order = allowed > _logit(self.score_thresh), allowed
+        if centerness is not None and self.candidates_by != "class":
+            order = _scores(branch, allowed, centerness)
+            if self.candidates_by == "final":
+                above = (allowed > -math.inf) & (order > self.score_thresh)
+        index = self._best_of_each_level(above, order, points)
         point, pred_class = index.div(num_classes, rounding_mode="floor"), index % num_classes
         where = (points.xy, points.stride[:, None], points.level[:, None])
         if centerness is not None:
@@ -139,19 +151,18 @@ class Inference:
             locations=torch.cat([x[point] for x in where], dim=1),
         )
 
-    def _best_of_each_level(self, logits: Tensor, points: Points) -> Tensor:
-        """Indices into the flattened (R, K) logits: of each level the largest above the threshold, decreasing.
+    def _best_of_each_level(self, above: Tensor, order: Tensor, points: Points) -> Tensor:
+        """Indices into the flattened (R, K) `order`: of each level the largest among those `above`, decreasing.
 
         Of equal ones the earlier is the larger. Nothing here is a number that a recorded graph would keep.
         """
         kept, first = [], 0
-        for level in logits.split(points.counts):
-            entries = level.flatten()
-            above = (entries > _logit(self.score_thresh)).nonzero().squeeze(1)
-            best = _largest(entries[above], self.topk_per_level)
+        for level, candidates in zip(order.split(points.counts), above.split(points.counts)):
+            found = candidates.flatten().nonzero().squeeze(1)
+            best = _largest(level.flatten()[found], self.topk_per_level)
             if self.topk_within_points:
                 best = best[: level.shape[0]]
-            kept.append(above[best] + first)
+            kept.append(found[best] + first)
             first = first + level.shape[0] * level.shape[1]
         return torch.cat(kept)
 

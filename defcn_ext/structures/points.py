@@ -39,9 +39,10 @@ class Points:
         level: (R,) index of the point's level, the finest is 0.
         sizes: (height, width) of each level, in cells.
         strides: stride of each level, pixels.
-        offset: position of the point inside its cell, as a share of the stride.
+        offset: position of the point inside its cell, as a share of the cell.
         per_cell: number of points of each cell, cell by cell; more than one only for anchors.
         anchors: (R, 4) box of each point, pixels, or None where points have none.
+        cells: (height, width) of a cell of each level, pixels; () where these are the strides.
     """
 
     xy: Tensor
@@ -52,6 +53,7 @@ class Points:
     offset: float = 0.5
     per_cell: int = 1
     anchors: Tensor | None = None
+    cells: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def from_sizes(
@@ -60,9 +62,14 @@ class Points:
         strides: Sequence[int],
         *,
         offset: float = 0.5,
+        fill: bool = False,
         device: torch.device | str | None = None,
     ) -> Points:
         """Lays a point into every cell of every level: `(x, y) = ((column + offset) stride, (row + offset) stride)`.
+
+        Args:
+            fill: cells are not a stride wide and high but the image's width and height divided by their number, rounded
+                down. Of an image 800 high P7, of 7 rows, has them 114 pixels apart then (torchvision).
 
         Raises:
             ValueError: `sizes` and `strides` differ in length, or a level has no cells.
@@ -71,16 +78,19 @@ class Points:
             raise ValueError(f"{len(sizes)} level sizes but {len(strides)} strides: give one stride a level")
         if not recording() and any(h < 1 or w < 1 for h, w in sizes):
             raise ValueError(f"every level needs at least one cell, got sizes {list(sizes)}")
+        cells = _filling(sizes, strides) if fill else ()
         xy, stride, level = [], [], []
         for index, ((h, w), s) in enumerate(zip(sizes, strides)):
-            y = (torch.arange(h, device=device, dtype=torch.float32) + offset) * s
-            x = (torch.arange(w, device=device, dtype=torch.float32) + offset) * s
+            high, wide = cells[index] if cells else (s, s)
+            y = (torch.arange(h, device=device, dtype=torch.float32) + offset) * high
+            x = (torch.arange(w, device=device, dtype=torch.float32) + offset) * wide
             grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
             xy.append(torch.stack([grid_x, grid_y], dim=-1).reshape(-1, 2))
             stride.append(torch.full((h * w,), float(s), device=device))
             level.append(torch.full((h * w,), index, device=device, dtype=torch.long))
         every_size = tuple((h, w) for h, w in sizes)
-        return cls(torch.cat(xy), torch.cat(stride), torch.cat(level), every_size, tuple(strides), offset)
+        joined = torch.cat(xy), torch.cat(stride), torch.cat(level)
+        return cls(*joined, every_size, tuple(strides), offset, cells=cells)
 
     @classmethod
     def with_anchors(
@@ -90,19 +100,23 @@ class Points:
         shapes: Tensor,
         *,
         offset: float = 0.0,
+        fill: bool = False,
         device: torch.device | str | None = None,
     ) -> Points:
         """Lays A anchors into every cell of every level, each a point of its own: R = A times the number of cells.
 
         Args:
-            shapes: (A, 2) width and height of the anchors of a cell, in strides.
+            shapes: (A, 2) width and height of the anchors of a cell, in strides; or (L, A, 2), those of each level.
+            fill: as in `from_sizes`.
         """
-        cells = cls.from_sizes(sizes, strides, offset=offset, device=device)
-        half = shapes.to(cells.xy) * cells.stride[:, None, None] / 2
+        cells = cls.from_sizes(sizes, strides, offset=offset, fill=fill, device=device)
+        every = shapes.to(cells.xy)
+        half = (every if every.dim() == 2 else every[cells.level]) * cells.stride[:, None, None] / 2
         corners = torch.cat([cells.xy[:, None] - half, cells.xy[:, None] + half], dim=-1)
-        count = len(shapes)
+        count = shapes.shape[-2]
         xy, stride, level = (x.repeat_interleave(count, dim=0) for x in (cells.xy, cells.stride, cells.level))
-        return cls(xy, stride, level, cells.sizes, cells.strides, offset, count, corners.flatten(0, 1))
+        anchors = corners.flatten(0, 1)
+        return cls(xy, stride, level, cells.sizes, cells.strides, offset, count, anchors, cells.cells)
 
     def __len__(self) -> int:
         return len(self.xy)
@@ -111,6 +125,12 @@ class Points:
     def counts(self) -> list[int]:
         """Number of points of each level."""
         return [h * w * self.per_cell for h, w in self.sizes]
+
+    @property
+    def steps(self) -> Tensor:
+        """(L, 2) how far apart the points of each level lie, (x, y) pixels."""
+        steps = [(wide, high) for high, wide in self.cells] or [(s, s) for s in self.strides]
+        return torch.tensor(steps, dtype=torch.float32, device=self.xy.device)
 
     @property
     def starts(self) -> Tensor:
@@ -128,3 +148,9 @@ class Points:
             boxes: (..., R, 4), or one box (4,) for all points.
         """
         return torch.cat([self.xy - boxes[..., :2], boxes[..., 2:] - self.xy], dim=-1)
+
+
+def _filling(sizes: Sequence[tuple[int, int]], strides: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    """(height, width) of the cells of each level, in whole pixels, whose rows and columns fill the finest level."""
+    extent = [side * strides[0] for side in sizes[0]]
+    return tuple((extent[0] // h, extent[1] // w) for h, w in sizes)

@@ -64,6 +64,28 @@ def test_enumeration_finds_exactly_the_points_of_the_dense_mask(boxes, radius):
     assert torch.equal(pairs.object, pairs.object.sort().values)
 
 
+FILLED = Points.from_sizes([(20, 28), (10, 14), (5, 7), (3, 4), (2, 2)], [8, 16, 32, 64, 128], offset=0.0, fill=True)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(box, min_size=1, max_size=4), st.sampled_from([None, 1.5]))
+def test_points_are_found_also_where_cells_are_no_strides(boxes, radius):
+    """P6 and P7 of 160 x 224: cells of 53 x 56 and 80 x 112 (height x width), points at their corners."""
+    scene = scene_of(boxes, FILLED)
+    pairs = (candidates.inside() if radius is None else candidates.center(radius))(scene, None)
+    found = torch.zeros(len(boxes), len(FILLED), dtype=torch.bool)
+    found[pairs.object, pairs.point] = True
+    assert torch.equal(found, dense_prior(FILLED, scene.gt_boxes, radius))
+    nearest = candidates.nearest_per_level(3)(scene, None)
+    middle = (scene.gt_boxes[:, None, :2] + scene.gt_boxes[:, None, 2:]) / 2
+    distance = (FILLED.xy - middle).square().sum(-1)
+    for level in range(5):
+        on = FILLED.level == level
+        dense = distance[:, on].sort(1).values[:, :3]
+        ours = distance[nearest.object, nearest.point][FILLED.level[nearest.point] == level].view(len(boxes), -1)
+        torch.testing.assert_close(ours.sort(1).values, dense)
+
+
 def test_objects_of_a_batch_get_the_points_of_their_image():
     boxes = [[0, 0, 40, 40], [10, 10, 200, 120], [0, 0, 40, 40]]
     scene = scene_of(boxes, images=3, image=torch.tensor([2, 0, 1]))

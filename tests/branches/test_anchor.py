@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 from torch import nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
 
 from defcn_ext.assignment import build_rule
 from defcn_ext.branches import AnchorBranch
@@ -221,9 +223,23 @@ def test_an_object_that_is_an_anchor_is_predicted_by_zero_deltas():
     assert losses[pairs.point == point].tolist() == [0] and (losses[pairs.point != point] > 1).all()
 
 
+def test_anchors_of_whole_pixels_are_torchvisions():
+    """Sides cut to whole pixels on each level, corners rounded, and cells that fill an image of 160 x 224."""
+    sides = [[x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))] for x in (32, 64, 128, 256, 512)]
+    assert sides[1] == [64, 80, 101]
+    branch = make_branch({"sizes": sides, "ratios": [0.5, 1.0, 2.0], "whole_pixels": True})
+    sizes = [(20, 28), (10, 14), (5, 7), (3, 4), (2, 2)]
+    ours = branch.places(Points.from_sizes(sizes, [8, 16, 32, 64, 128], offset=0.0, fill=True)).anchors
+    maps = [torch.zeros(1, 1, *size) for size in sizes]
+    images = ImageList(torch.zeros(1, 3, 160, 224), [(160, 224)])
+    (theirs,) = AnchorGenerator(tuple(map(tuple, sides)), ((0.5, 1.0, 2.0),) * 5)(images, maps)
+    assert branch.per_cell == 9 and torch.equal(ours, theirs)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
+        ({"sizes": [[32.0], []]}, "ANCHORS.SIZES: give as many positive sides for each level"),
         ({"scales": []}, r"ANCHORS: give positive SCALES and RATIOS, got \[\]"),
         ({"ratios": [1.0, -2.0]}, r"ANCHORS: .*\[1.0, -2.0\]"),
         ({"centerness": "reg"}, "CENTERNESS: anchors have none"),

@@ -52,6 +52,17 @@ def test_candidates_score_strictly_more_than_the_threshold():
     assert found(result) == [(3, 0), (1, 0)]
 
 
+@pytest.mark.parametrize(
+    "by, kept",
+    [("class", [(3, 0), (1, 0)]), ("final", [(1, 0), (0, 0)]), ("order", [(1, 0), (3, 0)])],
+)
+def test_the_centerness_may_count_before_or_after_the_threshold(by, kept):
+    """sqrt(class centerness): 0.60 of point 0, whose class score is too low, 0.77 of 1, 0.42 of 3."""
+    scores, centerness = [[[0.4], [0.6], [0.1], [0.9], [0.1]]], [0.9, 0.98, 0.5, 0.2, 0.5]
+    (result,) = find(scores, centerness, candidates_by=by)
+    assert found(result) == kept
+
+
 @pytest.mark.parametrize("threshold, count", [(0.0, 5), (1.0, 0)])
 def test_thresholds_at_the_ends(threshold, count):
     (result,) = find([[[1e-30], [0.2], [0.3], [0.4], [0.999]]], score_thresh=threshold)
