@@ -66,7 +66,8 @@ def add_defcn_config(cfg: CN) -> None:
     # Each node's TYPE names an entry of `defcn_ext.branches.BRANCH_REGISTRY`, and the keys of a type are declared where
     # it is: "point", hard targets (branches/point.py); "anchor", the same from anchors (anchor.py); "weighted", every
     # pair weighted as positive and negative, o2f (weighted.py); "dual", DW's losses (dual.py); "auxiliary"
-    # (auxiliary.py). These two have the keys of the first four.
+    # (auxiliary.py); "selector", a map on another branch in place of NMS (selector.py). ONE_TO_ONE and ONE_TO_MANY have
+    # the keys of the first four.
     _C.ONE_TO_ONE = branch_node("point", "anchor", "weighted", "dual")
     _C.ONE_TO_ONE.ANCHORS.SCALES, _C.ONE_TO_ONE.ANCHORS.RATIOS, _C.ONE_TO_ONE.ANCHORS.OFFSET = [4.0], [1.0], 0.5
     _C.ONE_TO_MANY = _C.ONE_TO_ONE.clone()

@@ -147,6 +147,10 @@ class DeFCN(nn.Module):
             used += filter(None, (self.branches[branch].features_of, self.branches[branch].base))
         return whole != "branches" or rest.partition(".")[0] in used
 
+    def parameters_apart(self) -> list[list[nn.Parameter]]:
+        """Of each branch that stands apart its parameters: clipping must not let it slow down the others."""
+        return [list(branch.parameters()) for branch in self.branches.values() if branch.stands_apart]
+
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """A model in evaluation mode takes no weights that leave a part of its detections to chance.
 

@@ -10,7 +10,7 @@ import pytest
 from defcn_ext.assignment import build_rule, rules, steps
 from defcn_ext.assignment.rules import _RULES
 from defcn_ext.assignment.steps import KINDS
-from defcn_ext.branches import BRANCH_REGISTRY, build_branches
+from defcn_ext.branches import BRANCH_REGISTRY, branch_node, build_branches
 from detectron2.config import CfgNode
 from tests.tiny import DATE_R, MANY, tiny_cfg
 
@@ -71,9 +71,11 @@ def test_every_key_of_a_branch_stands_there():
     node = tiny_cfg().MODEL.DEFCN.ONE_TO_ONE
     assert keys == set(node) - {"RULE"}
     assert set(tiny_cfg().MODEL.DEFCN.AUX) == {"TYPE", "RULE", "CLS_WEIGHT", "LOSS_WEIGHT", "BASE"}
+    of_selector = {key for names in table("| keys of `selector` | values | |") for key in re.findall(r"\w+", names)}
+    assert of_selector | {"TYPE", "RULE", "LOSS_WEIGHT", "TOWERS"} == set(branch_node("selector"))
     types = re.findall(r"`(\w+)`", table("| keys | values | |")["`TYPE`"][0])
     assert sorted(types) == sorted(name for name, _ in BRANCH_REGISTRY)
-    for key, value in node.items():
+    for key, value in [*node.items(), *branch_node("selector").items()]:
         if isinstance(value, CfgNode):
             assert all(f"`{inner}`" in SECTION for inner in value), key
 

@@ -5,6 +5,7 @@ from .build import build_branches, known_branches
 from .dual import DualWeightingBranch
 from .point import PointBranch
 from .registry import BRANCH_REGISTRY, branch_node
+from .selector import SelectorBranch
 from .towers import build_towers
 from .weighted import WeightedBranch
 
@@ -15,6 +16,7 @@ __all__ = [
     "Branch",
     "DualWeightingBranch",
     "PointBranch",
+    "SelectorBranch",
     "WeightedBranch",
     "branch_node",
     "build_branches",

@@ -115,6 +115,11 @@ class AnchorBranch(PointBranch):
         }
 
     @classmethod
+    def points_of_cell(cls, cfg: CfgNode, name: str) -> int:
+        anchors = cfg.MODEL.DEFCN[name].ANCHORS
+        return len(anchors.SCALES) * len(anchors.RATIOS)
+
+    @classmethod
     def _check_box_form(cls, node: CfgNode) -> None:
         """Anchors have one form, whatever the key of points says."""
 

@@ -40,6 +40,9 @@ class Branch(nn.Module):
         weighted: whether the losses use the weights of pairs.
         dual: whether they give the negative weights an importance s^g (`Pairs.focal_negative`; DW).
         per_cell: number of points of each cell, as the branch sees them.
+        draws_aside: whether its first weights come from random numbers of their own, so that those of all that is
+            built after it are as without it.
+        stands_apart: whether the gradient of its losses ends in its own parameters; it is clipped for itself then.
 
     Raises:
         ValueError: the rule does not give the weights that the losses use, or gives some that they would ignore; or a
@@ -51,6 +54,7 @@ class Branch(nn.Module):
     reads_base = False
     weighted = False
     dual = False
+    draws_aside = False
     per_cell = 1
 
     @configurable
@@ -96,6 +100,11 @@ class Branch(nn.Module):
         return cls
 
     @classmethod
+    def points_of_cell(cls, cfg: CfgNode, name: str) -> int:
+        """The `per_cell` of the branch `name` of the config, before it is built."""
+        return cls.per_cell
+
+    @classmethod
     def leans_on(cls, cfg: CfgNode, name: str) -> dict[str, str]:
         """The branches that the branch `name` of the config needs: "features_of" and "base", lower-case or ""."""
         options, node = cfg.MODEL.DEFCN, cfg.MODEL.DEFCN[name]
@@ -114,11 +123,27 @@ class Branch(nn.Module):
         arguments = {"rule": rule, "loss_weight": node.LOSS_WEIGHT, **cls.leans_on(cfg, name)}
         if cls.reads_features:
             own = node.TOWERS == "own"
-            if node.TOWERS == "":
+            if node.TOWERS == "" and not arguments["features_of"]:
                 own = not options.SHARE_TOWERS and name != options.BRANCHES[0]
             arguments["towers"] = build_towers(cfg, in_channels, level_scales=False) if own else None
             arguments["detach"] = node.DETACH
         return arguments
+
+    def stand_on(self, base: Branch) -> None:
+        """Learns about the branch whose predictions it reads.
+
+        Raises:
+            ValueError: it cannot stand on that one.
+        """
+        if base.per_cell != self.per_cell:
+            raise ValueError(
+                f"MODEL.DEFCN.BRANCHES: a branch wants one point a cell, and {self.base.upper()} has {base.per_cell}; "
+                "leave it out"
+            )
+
+    @property
+    def stands_apart(self) -> bool:
+        return self.detach and not self.reads_base
 
     def see(self, features: HeadFeatures) -> HeadFeatures:
         """What the branch predicts from, given the features of the model's towers or of another branch."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
 from torch import nn
 
 from detectron2.config import CfgNode
@@ -32,8 +36,7 @@ def build_branches(cfg: CfgNode, in_channels: int) -> dict[str, Branch]:
         names = _needed_at_inference(cfg, kinds, needs)
     branches: dict[str, Branch] = {}
     for name in names:
-        branches[name.lower()] = _build_branch(cfg, name, kinds[name], in_channels)
-        _check_base(name, branches)
+        branches[name.lower()] = _build_branch(cfg, name, kinds[name], in_channels, branches)
     return branches
 
 
@@ -75,7 +78,8 @@ def _needs(cfg: CfgNode, name: str, kind: type[Branch], names: list[str]) -> lis
     """The names of the branches that one leans on, as they stand in BRANCHES."""
     before = {other.lower(): other for other in names[: names.index(name)]}
     found = []
-    for key, wanted in zip(("TOWERS", "BASE"), kind.leans_on(cfg, name).values()):
+    leans_on = kind.leans_on(cfg, name)
+    for key, wanted in (("BASE", leans_on["base"]), ("TOWERS", leans_on["features_of"])):
         if wanted and wanted not in before:
             known = ", ".join([*before.values(), *(["shared", "own"] if key == "TOWERS" else [])]) or "none"
             raise ValueError(f"MODEL.DEFCN.{name}.{key}: no branch {wanted!r} before it in BRANCHES; there: {known}")
@@ -92,9 +96,16 @@ def _needed_at_inference(cfg: CfgNode, kinds: dict[str, type[Branch]], needs: di
     return [name for name in kinds if name in needed] or list(kinds)
 
 
-def _build_branch(cfg: CfgNode, name: str, kind: type[Branch], in_channels: int) -> Branch:
+def _build_branch(cfg: CfgNode, name: str, kind: type[Branch], in_channels: int, branches: dict[str, Branch]) -> Branch:
+    """
+    Args:
+        branches: those built so far.
+    """
     try:
-        branch: Branch = kind(cfg, name, in_channels)
+        with _aside() if kind.draws_aside else nullcontext():
+            branch: Branch = kind(cfg, name, in_channels)
+        if branch.base:
+            branch.stand_on(branches[branch.base])
         branch.try_rule()
     except ValueError as error:
         message = str(error)
@@ -102,14 +113,9 @@ def _build_branch(cfg: CfgNode, name: str, kind: type[Branch], in_channels: int)
     return branch
 
 
-def _check_base(name: str, branches: dict[str, Branch]) -> None:
-    """
-    Raises:
-        ValueError: the branch reads predictions that lie elsewhere than its own.
-    """
-    branch = branches[name.lower()]
-    if branch.base and branches[branch.base].per_cell != branch.per_cell:
-        count = branches[branch.base].per_cell
-        raise ValueError(
-            f"MODEL.DEFCN.BRANCHES: {name} wants one point a cell, and {branch.base.upper()} has {count}; leave it out"
-        )
+@contextmanager
+def _aside() -> Iterator[None]:
+    """Inside, other random numbers are drawn, which depend on the seed; after it those that would have been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(torch.randint(2**62, (), device="cpu")))
+        yield

@@ -167,7 +167,7 @@ class PointBranch(Branch):
             "box_form": node.BOX_FORM,
             "centerness": node.CENTERNESS,
             "centerness_score": node.CENTERNESS_SCORE,
-            "max_filtering": _max_filtering(node.MAX_FILTERING, in_channels),
+            "max_filtering": build_max_filtering(node.MAX_FILTERING, in_channels),
             "quality_convs": node.QUALITY.CONVS if node.QUALITY.ENABLED else None,
             "refinement": BoxRefinement(in_channels, node.REFINE.PADDING) if node.REFINE.ENABLED else None,
             "box_bias": node.BOX_BIAS,
@@ -302,7 +302,12 @@ def centerness_target(points: Points, objects: Objects, pairs: Pairs) -> Tensor:
     return ratio.clamp(min=0).prod(-1).sqrt()
 
 
-def _max_filtering(node: CfgNode, channels: int) -> MaxFiltering | None:
+def build_max_filtering(node: CfgNode, channels: int) -> MaxFiltering | None:
+    """The layer that a node MAX_FILTERING describes.
+
+    Raises:
+        ValueError: a key is out of range.
+    """
     try:
         return MaxFiltering(channels, node.TAU, node.KERNEL, node.NORM) if node.ENABLED else None
     except ValueError as error:

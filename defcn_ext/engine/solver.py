@@ -1,5 +1,7 @@
 """Optimizer and learning-rate schedule: what Detectron2 has, and what it lacks."""
 
+from collections.abc import Sequence
+
 import torch
 from fvcore.common.param_scheduler import CompositeParamScheduler, CosineParamScheduler
 from torch import nn
@@ -45,7 +47,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     if clip.ENABLED:
         if clip.CLIP_TYPE == FULL_MODEL:
             tell_new_key(f"SOLVER.CLIP_GRADIENTS.CLIP_TYPE {FULL_MODEL}", "SOLVER.CLIP_GRADIENTS.FULL_MODEL True")
-        clip_before_step(optimizer, FULL_MODEL if clip.FULL_MODEL else clip.CLIP_TYPE, clip.CLIP_VALUE, clip.NORM_TYPE)
+        kind = FULL_MODEL if clip.FULL_MODEL else clip.CLIP_TYPE
+        apart = model.parameters_apart() if hasattr(model, "parameters_apart") else []
+        clip_before_step(optimizer, kind, clip.CLIP_VALUE, clip.NORM_TYPE, apart=apart)
     return optimizer
 
 
@@ -57,23 +61,34 @@ def _backbone_factor(model: nn.Module, factor: float):
     return lambda name: factor if name.startswith(prefix) else 1.0
 
 
-def clip_before_step(optimizer: Optimizer, clip_type: str, clip_value: float, norm_type: float = 2.0) -> None:
+def clip_before_step(
+    optimizer: Optimizer,
+    clip_type: str,
+    clip_value: float,
+    norm_type: float = 2.0,
+    apart: Sequence[Sequence[nn.Parameter]] = (),
+) -> None:
     """Makes every `optimizer.step()` clip the gradients first, after any gradient scaler has unscaled them.
 
     Args:
         clip_type: "value" (each number to +-clip_value), "norm" (the norm of each parameter's gradient) or
             "full_model" (the norm of all gradients together).
+        apart: lists of parameters that learn from losses of their own; each list counts as a model of its own, so that
+            the others learn as without it.
 
     Raises:
         ValueError: another `clip_type`.
     """
+
+    others = {id(p) for some in apart for p in some}
 
     def clip(optimizer: Optimizer, args, kwargs) -> None:
         params = [p for group in optimizer.param_groups for p in group["params"]]
         if clip_type == "value":
             clip_grad_value_(params, clip_value)
         elif clip_type == FULL_MODEL:
-            clip_grad_norm_(params, clip_value, norm_type)
+            for some in ([p for p in params if id(p) not in others], *apart):
+                clip_grad_norm_(some, clip_value, norm_type)
         else:
             for param in params:
                 clip_grad_norm_(param, clip_value, norm_type)

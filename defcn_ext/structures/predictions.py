@@ -30,6 +30,7 @@ class DensePredictions:
         centerness: (N, R, 1) logits, or None.
         deltas: (N, R, 4) the boxes as deltas from their anchors, float32, where the loss wants them; or None.
         features: what all this was predicted from, for branches that read the same; or None.
+        base: where these are another branch's predictions with one more map, what they are without it; or None.
     """
 
     logits: Tensor
@@ -38,6 +39,7 @@ class DensePredictions:
     centerness: Tensor | None = None
     deltas: Tensor | None = None
     features: HeadFeatures | None = None
+    base: DensePredictions | None = None
 
     def score_logits(self) -> Tensor:
         """(N, R, K) float32 logits of the scores: `logit(sigma(class) sigma(objectness))`, exact in log space."""
@@ -45,11 +47,21 @@ class DensePredictions:
             return self.logits.float()
         return product_logit(self.logits.float(), self.objectness.float())
 
+    def times(self, factor: Tensor) -> DensePredictions:
+        """The same, whose class scores a map of (N, R, 1) logits multiplies too.
+
+        >>> half = DensePredictions(torch.zeros(1, 1, 1), torch.zeros(1, 1, 4)).times(torch.zeros(1, 1, 1))
+        >>> half.score_logits().sigmoid().item(), half.times(torch.zeros(1, 1, 1)).score_logits().sigmoid().item()
+        (0.25, 0.125)
+        """
+        before = self.objectness
+        return replace(self, objectness=factor if before is None else product_logit(before.float(), factor.float()))
+
     def without_objectness(self) -> DensePredictions:
         return replace(self, objectness=None)
 
     def detach(self) -> DensePredictions:
-        """The same numbers without gradients, as assignment sees them; deltas and features are left out."""
+        """The same numbers without gradients, as assignment sees them; deltas, features and base are left out."""
         objectness = None if self.objectness is None else self.objectness.detach()
         centerness = None if self.centerness is None else self.centerness.detach()
         return DensePredictions(self.logits.detach(), self.boxes.detach(), objectness, centerness)

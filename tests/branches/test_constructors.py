@@ -12,7 +12,7 @@ from defcn_ext.structures import HeadFeatures, Objects, Points
 from tests.tiny import tiny_cfg
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-PREDICTING = [name for name, kind in BRANCH_REGISTRY if kind.predicts]
+PREDICTING = [name for name, kind in BRANCH_REGISTRY if kind.predicts and not kind.reads_base]
 POINTS = Points.from_sizes([(8, 8), (4, 4)], [8, 16])
 OBJECTS = Objects.from_lists([[[4, 4, 40, 44]], []], [[1], []], image_sizes=[(64, 64), (64, 48)])
 

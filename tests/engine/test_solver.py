@@ -102,6 +102,16 @@ def test_clipping_by_hand(clip_type, expected):
     assert params[1].tolist() == pytest.approx([-2 * x for x in expected[1]], abs=1e-5)
 
 
+def test_what_learns_apart_is_clipped_apart():
+    params = [nn.Parameter(torch.zeros(1)) for _ in range(3)]
+    optimizer = torch.optim.SGD(params, lr=1.0)
+    clip_before_step(optimizer, "full_model", 1.0, apart=[[params[2]]])
+    for param, grad in zip(params, (3.0, 4.0, 100.0)):
+        param.grad = torch.tensor([grad])
+    optimizer.step()
+    assert [p.item() for p in params] == pytest.approx([-0.6, -0.8, -1.0], abs=1e-5)
+
+
 def test_small_gradients_are_not_scaled_up():
     param = nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.SGD([param], lr=1.0)
