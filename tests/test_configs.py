@@ -18,6 +18,8 @@ ROOT = Path(__file__).parent.parent / "configs"
 RUNNABLE = sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob("*/*.yaml") if not p.name.startswith("Base"))
 COCO = [n for n in RUNNABLE if n.startswith("COCO/") and n.split("/")[1] not in ("O2F", "DW")]  # test_configs_o2f_dw
 SMALL = [name for name in RUNNABLE if name.startswith(("Quick/", "BCCD/"))]
+QUICK = [name for name in SMALL if name.startswith("Quick/")]
+VARIANTS = [f"Quick/{name}.yaml" for name in ("date_f_ia_bce", "date_f_mal", "top_7_then_one")]  # slow ones
 THIN = (
     *("MODEL.WEIGHTS", "", "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64),
     *("MODEL.RESNETS.STRIDE_IN_1X1", False, "MODEL.FPN.OUT_CHANNELS", 64, "MODEL.DEFCN.NUM_CONVS", 1),
@@ -83,7 +85,7 @@ STEPPED = [
 
 @pytest.mark.parametrize(
     "name, opts",
-    [(n, ()) for n in SMALL if n.startswith("Quick/")]
+    mostly_slow([(n, ()) for n in QUICK], fast=[n for n in QUICK if n not in VARIANTS])
     + mostly_slow([(f"COCO/{n}.yaml", THIN) for n in STEPPED], fast=[f"COCO/{n}.yaml" for n in STEPPED[::4]]),
 )
 def test_detectors_learn_and_take_images_without_objects(name, opts):
@@ -98,7 +100,7 @@ def test_detectors_learn_and_take_images_without_objects(name, opts):
     empty = step(model, optimizer, [image_with([], [], size=(64, 96), seed=n) for n in range(2)])
     of_objects = {name for name in empty if name.split("_")[1] in ("box", "l1", "centerness") or "cls_pos" in name}
     assert all(empty[name] == 0 for name in of_objects)
-    assert all(0 < empty[name] < 10 for name in empty.keys() - of_objects)
+    assert all(0 < empty[name] < 30 for name in empty.keys() - of_objects)  # 15 where it is a plain BCE
 
 
 # Sizes

@@ -88,6 +88,39 @@ def in_box(prior: Candidates) -> Candidates:
 
 
 @register_step("candidates")
+def widened(prior: Candidates, below: float = 8.0, side: float = 16.0) -> Candidates:
+    """The candidates that `prior` finds for boxes whose small sides are made longer (YOLO26's small-target assignment).
+
+    Each side of its own, about the middle. All later steps see the objects as they are.
+
+    Args:
+        below, side: what is shorter than `below` counts as `side`, pixels.
+
+    Example:
+        >>> from defcn_ext.assignment import build_rule, examples
+        >>> points, scores, boxes, _, _ = examples.two_objects()
+        >>> gt_boxes, gt_classes = torch.tensor([[21.0, 21, 27, 27]]), torch.tensor([0])  # between four points
+        >>> [
+        ...     build_rule(f"Combine(candidates={x}, quality=poto, selection=top_k)")(
+        ...         points, scores, boxes, gt_boxes, gt_classes).point.tolist()
+        ...     for x in ("inside", "widened(prior=inside)")
+        ... ]
+        [[69], [18, 19, 26, 27, 69]]
+    """
+    if not 0 < below <= side:
+        raise ValueError(f"widened: 0 < below <= side must hold (pixels), got {below} and {side}")
+
+    def candidates(scene: Scene, quality: Quality) -> Pairs:
+        low, high = scene.gt_boxes[:, :2], scene.gt_boxes[:, 2:]
+        middle, short = (low + high) / 2, high - low < below
+        low, high = torch.where(short, middle - side / 2, low), torch.where(short, middle + side / 2, high)
+        wide = replace(scene, gt_boxes=torch.cat([low, high], dim=1))
+        return prior(wide, lambda _, point, object: quality(scene, point, object))
+
+    return candidates
+
+
+@register_step("candidates")
 def nearest_per_level(k: int = 9) -> Candidates:
     """The `k` points nearest to the object's centre on each level (ATSS, Algorithm 1).
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from defcn_ext.structures import Pairs
 
 from .candidates import Candidates, Quality
+from .groups import ranked
 from .overlapping import OverlapSearch
 from .scene import Scene
-from .selection import ranked
 from .steps import register_step
 from .tiles import tile_points, tile_scene
 

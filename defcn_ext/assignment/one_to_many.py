@@ -7,6 +7,7 @@ from . import dense
 from . import quality as quality_steps
 from . import selection as selection_steps
 from .anchors import overlapping_anchors
+from .progress import Moving
 from .rules import Rule, register_rule
 
 
@@ -94,11 +95,11 @@ def quality_fcos(alpha: float = 0.8, prior: str = "center", radius: float = 1.5)
 
 
 @register_rule("QualityTopK")
-def quality_top_k(k: int = 9, alpha: float = 0.8) -> Rule:
+def quality_top_k(k: Moving[int] = 9, alpha: float = 0.8) -> Rule:
     """The k points of highest quality inside the object's box, over all levels (DeFCN, appendix A).
 
     Args:
-        k: points an object.
+        k: points an object; a pair (start, end) changes the number over the training.
         alpha: share of the IoU in the quality.
 
     Example:

@@ -14,9 +14,9 @@ from defcn_ext._elementwise import alike, power
 from defcn_ext.structures import Pairs
 
 from . import quality as quality_steps
+from .groups import ranked
 from .progress import Moving, ends, moving
 from .scene import Scene
-from .selection import ranked
 from .steps import register_step
 from .weighting import Weighting, aligned_label, iou_of, score_of
 

@@ -67,7 +67,7 @@ class Rule:
         Raises:
             ValueError: shapes disagree, or what should be probabilities are logits.
         """
-        scene = make_scene(points, scores, boxes, gt_boxes, gt_classes, image, image_sizes)
+        scene = make_scene(points, scores, boxes, gt_boxes, gt_classes, image, image_sizes, progress)
         pairs = self.candidates(scene, self.quality)
         pairs = self.selection(scene, *self._judged(scene, pairs))
         if self.weighting is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class Scene:
         gt_classes: (G,) their classes.
         image: (G,) index of the image each object is in.
         image_sizes: (N, 2) height and width of each image without padding, pixels.
+        progress: share of the training that is over, for steps that change with it.
     """
 
     points: Points
@@ -36,6 +37,7 @@ class Scene:
     gt_classes: Tensor
     image: Tensor
     image_sizes: Tensor
+    progress: float = field(default=0.0, kw_only=True)
 
     @property
     def num_objects(self) -> int:
@@ -96,6 +98,7 @@ def make_scene(
     gt_classes: Tensor,
     image: Tensor | None = None,
     image_sizes: Tensor | None = None,
+    progress: float = 0.0,
 ) -> Scene:
     """Checks the shapes and turns everything to float32, without its gradient.
 
@@ -124,7 +127,8 @@ def make_scene(
     if image_sizes is None:
         extent = [side * points.strides[0] for side in points.sizes[0]]
         image_sizes = torch.tensor([extent] * (total // num_points), dtype=torch.float32, device=boxes.device)
-    return Scene(points, scores, boxes.detach().float(), gt_boxes.detach().float(), gt_classes, image, image_sizes)
+    gt_boxes, boxes = gt_boxes.detach().float(), boxes.detach().float()
+    return Scene(points, scores, boxes, gt_boxes, gt_classes, image, image_sizes, progress=progress)
 
 
 def _are_logits(scores: Tensor) -> bool:

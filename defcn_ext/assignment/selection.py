@@ -12,19 +12,18 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from defcn_ext.structures import Pairs
 
 from .candidates import covering
+from .groups import Floats, Ints, first_of_group, first_of_group_on_host, ranked
 from .matching import match_pairs
+from .progress import Moving, ends, moving_number
 from .scene import Scene
 from .steps import register_step
 
 TIE = 1e-5  # relative difference of quality that counts as none, where the highest is claimed
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float32]
 Selection = Callable[[Scene, Pairs, Tensor], Pairs]
 
 
@@ -85,21 +84,64 @@ def every() -> Selection:
 
 
 @register_step("selection", "ranks_points")
-def top_k(k: int = 9, above: float = -math.inf) -> Selection:
-    """One-to-many: the `k` best points of each object; a point wanted by several objects goes to the best of them.
+def top_k(k: Moving[int] = 9, above: float = -math.inf, conflicts: str = "quality") -> Selection:
+    """One-to-many: the `k` best points of each object; a point wanted by several objects goes to one of them.
 
     Args:
+        k: points an object; a pair (start, end) goes from one number to the other, each for an equal share of the
+            training.
         above: a pair counts only if its quality is larger.
+        conflicts: which object has a point: the one of the best "quality", or of the largest "iou" (TOOD, YOLOv8).
     """
-    if k < 1:
-        raise ValueError(f"top_k: k must be at least 1, got {k}")
+    choose = _top(k, above, conflicts, "top_k")
 
     def select(scene: Scene, pairs: Pairs, quality: Tensor) -> Pairs:
-        order, rank = ranked(pairs.object, quality, pairs.point)
-        best = order[(rank < k) & (quality[order] > above)].sort().values
-        return _one_object_a_point(pairs[best], quality[best])
+        return pairs[choose(scene, pairs, quality)]
 
     return select
+
+
+@register_step("selection", "ranks_points")
+def top_k_then_one(k: Moving[int] = 7, above: float = -math.inf) -> Selection:
+    """One-to-one in two cuts: the `k` best points of each object, then the best of those that it keeps (YOLO26).
+
+    Between the two, a point wanted by several objects goes to the one of the largest IoU. So an object that loses its
+    best point still has another, which `top_of_object` does not give it.
+
+    Args:
+        k, above: as for `top_k`.
+
+    Example:
+        >>> from defcn_ext.assignment import build_rule, examples
+        >>> rule = build_rule("Combine(candidates=inside, quality=tal(alpha=0.5), selection=top_k_then_one(k=7))")
+        >>> pairs = rule(*examples.two_objects())
+        >>> pairs.point.tolist(), pairs.object.tolist()
+        ([0, 64], [0, 1])
+    """
+    choose = _top(k, above, "iou", "top_k_then_one")
+
+    def select(scene: Scene, pairs: Pairs, quality: Tensor) -> Pairs:
+        kept = choose(scene, pairs, quality)
+        return pairs[kept[first_of_group(pairs.object[kept], quality[kept], pairs.point[kept])]]
+
+    return select
+
+
+def _top(k: Moving[int], above: float, conflicts: str, name: str) -> Callable[[Scene, Pairs, Tensor], Tensor]:
+    """Finds the indices, ascending, of the `k` best pairs of each object, less those whose point another object has."""
+    if min(ends(k)) < 1:
+        raise ValueError(f"{name}: k must be at least 1, got {k}")
+    if conflicts not in ("quality", "iou"):
+        raise ValueError(f"{name}: conflicts must be 'quality' or 'iou', got {conflicts!r}")
+
+    def choose(scene: Scene, pairs: Pairs, quality: Tensor) -> Tensor:
+        order, rank = ranked(pairs.object, quality, pairs.point)
+        best = order[(rank < moving_number(k, scene.progress)) & (quality[order] > above)].sort().values
+        point, object = pairs.point[best], pairs.object[best]
+        merit = quality[best] if conflicts == "quality" else scene.iou(point, object).nan_to_num(-1.0)
+        return best[first_of_group(point, merit, object).sort().values]
+
+    return choose
 
 
 @register_step("selection", "ranks_points")
@@ -160,7 +202,7 @@ def _above_mean_plus_std_on_host(scene: Scene, pairs: Pairs, quality: Tensor, in
     covered = np.zeros(scene.num_objects, dtype=bool)
     covered[object] = True
     if scene.num_objects > 1:
-        keep = _first_of_group_on_host(point, value, object)
+        keep = first_of_group_on_host(point, value, object)
         keep.sort()
         object, point, value = object[keep], point[keep], value[keep]
     kept = torch.from_numpy(point), torch.from_numpy(object)
@@ -232,42 +274,3 @@ def _thresholds_on_host(size: int, object: Ints, quality: Floats) -> Floats:
 def _one_object_a_point(pairs: Pairs, quality: Tensor) -> Pairs:
     kept = first_of_group(pairs.point, quality, pairs.object).sort().values
     return pairs[kept]
-
-
-def first_of_group(group: Tensor, quality: Tensor, tie: Tensor) -> Tensor:
-    """Index of the best entry of each group; of equals the one with the smallest `tie`. Deterministic on any device.
-
-    Args:
-        group, quality, tie: (P,).
-
-    Returns:
-        one index a group that occurs, by increasing group.
-    """
-    if group.device.type == "cpu":
-        return torch.from_numpy(_first_of_group_on_host(group.numpy(), quality.numpy(), tie.numpy()))
-    order, rank = ranked(group, quality, tie)
-    return order[rank == 0]
-
-
-def _first_of_group_on_host(group: Ints, quality: Floats, tie: Ints) -> Ints:
-    order: Ints = np.lexsort((tie, -quality, group))
-    in_order = group[order]
-    first = np.ones(len(order), dtype=bool)
-    first[1:] = in_order[1:] != in_order[:-1]
-    return order[first]
-
-
-def ranked(group: Tensor, quality: Tensor, tie: Tensor) -> tuple[Tensor, Tensor]:
-    """(P,) the entries by group, in each from the best to the worst, and (P,) their ranks from 0 on."""
-    if group.device.type == "cpu":
-        order = torch.from_numpy(np.lexsort((tie.numpy(), -quality.numpy(), group.numpy())))
-    else:
-        order = tie.argsort(stable=True)
-        order = order[quality[order].argsort(descending=True, stable=True)]
-        order = order[group[order].argsort(stable=True)]
-    sorted_group = group[order]
-    first = torch.ones_like(sorted_group, dtype=torch.bool)
-    first[1:] = sorted_group[1:] != sorted_group[:-1]
-    position = torch.arange(len(order), device=order.device)
-    start = torch.where(first, position, 0).cummax(0).values if len(order) else position
-    return order, position - start

@@ -161,8 +161,8 @@ def check_combination(candidates: Step, quality: Step, selection: Step) -> None:
         )
     if "few" in c and "one_to_one" not in s:
         raise ValueError(
-            f"{candidates.name} keeps only the points that one-to-one selection can use, and {selection.name} is "
-            "one-to-many; take best_per_level, center or inside"
+            f"{candidates.name} keeps only the points that a matching can use, and {selection.name} wants more of "
+            "them; take best_per_level, center or inside"
         )
     if "unit" in s and "unit" not in q:
         raise ValueError(

@@ -15,7 +15,8 @@ from . import dense
 from . import quality as quality_steps
 from . import selection as selection_steps
 from . import weighting as weighting_steps
-from .progress import is_before
+from .groups import first_of_group, ranked
+from .progress import Moving, is_before
 from .rules import Rule, build_rule, register_rule
 from .scene import Scene
 from .steps import with_options_of
@@ -24,7 +25,7 @@ from .steps import with_options_of
 @register_rule("O2F")
 @with_options_of(weighting_steps.soft_labels)
 def o2f(
-    k: int = 7,
+    k: Moving[int] = 7,
     alpha: float = 0.8,
     combine: str = "mul",
     radius: float = 1.5,
@@ -34,7 +35,8 @@ def o2f(
 
     Args:
         k: positives an object, the certain one among them, as released; the paper's K = 7 counts the ambiguous ones
-            alone, which is k = 8. Only points whose box overlaps the object count.
+            alone, which is k = 8. Only points whose box overlaps the object count. A pair (start, end) changes the
+            number over the training.
         alpha, combine, radius: of the POTO quality and of the center prior.
         label: options of the label, those of `weighting.soft_labels`.
 
@@ -182,11 +184,11 @@ def _top_k_in_box(k: int) -> selection_steps.Selection:
     """The k best points of each object, less those outside its box; a shared point goes to the largest IoU (TOOD)."""
 
     def select(scene: Scene, pairs: Pairs, quality: Tensor) -> Pairs:
-        order, rank = selection_steps.ranked(pairs.object, quality, pairs.point)
+        order, rank = ranked(pairs.object, quality, pairs.point)
         pairs = pairs[order[(rank < k) & (quality[order] > 0)].sort().values]
         pairs = candidate_steps.covering(scene, pairs[scene.ltrb(pairs.point, pairs.object).amin(-1) > 0])
         iou = scene.iou(pairs.point, pairs.object)
-        return pairs[selection_steps.first_of_group(pairs.point, iou, pairs.object).sort().values]
+        return pairs[first_of_group(pairs.point, iou, pairs.object).sort().values]
 
     return select
 

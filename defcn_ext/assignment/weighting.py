@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from defcn_ext._elementwise import alike, power
 from defcn_ext.structures import Pairs
 
+from .groups import first_of_group
 from .progress import epoch_of
 from .scene import Scene
-from .selection import first_of_group
 from .steps import register_step
 
 Weighting = Callable[[Scene, Pairs, Tensor, float], Pairs]
