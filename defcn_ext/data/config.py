@@ -43,5 +43,20 @@ def add_data_config(cfg: CfgNode) -> None:
     cfg.INPUT.DETR_CROP.SIZES = (400, 500, 600)
     cfg.INPUT.DETR_CROP.CROP = (384, 600)
 
+    # Pictures mixed with others of the training, for more objects a picture (DEIM, arXiv 2412.04234): the probability
+    # of MOSAIC, four pictures in one; MIXUP, another picture shining through; COPY_BLEND, objects of another picture
+    # copied in. DEIM has 0.5 each. 0: off. A mixed picture keeps its size; a mosaic reads four files.
+    cfg.INPUT.MIX = CfgNode()
+    cfg.INPUT.MIX.MOSAIC = 0.0
+    cfg.INPUT.MIX.MIXUP = 0.0
+    cfg.INPUT.MIX.COPY_BLEND = 0.0
+    # (start, stop): shares of SOLVER.MAX_ITER between which pictures are mixed.
+    cfg.INPUT.MIX.SHARES = (0.07, 0.5)
+    # Most objects that COPY_BLEND takes, and their smallest box in square pixels of the network's input.
+    cfg.INPUT.MIX.COPIES = 3
+    cfg.INPUT.MIX.MIN_AREA = 100.0
+    # (lowest, highest) weight of the picture itself where another shines through.
+    cfg.INPUT.MIX.BLEND = (0.45, 0.55)
+
     # Keep decoded training images in memory (height x width x 3 bytes each, once per loader worker).
     cfg.INPUT.CACHE = False

@@ -14,6 +14,7 @@ from defcn_ext.data.dirt import Dirt
 from defcn_ext.data.headers import Header, probe_headers_together, unreadable
 from defcn_ext.data.hints import tell_more_objects, tell_no_object
 from defcn_ext.data.mapper import RobustMapper
+from defcn_ext.data.mixer import MixingMapper, build_mixer
 from defcn_ext.data.pixels import UnreadableImageError
 from defcn_ext.data.sizes import place
 from detectron2.config import CfgNode
@@ -71,9 +72,14 @@ def _cleaned(cfg: CfgNode, name: str, dirt: Dirt) -> list[dict]:
 
 
 def build_train_loader(cfg: CfgNode, mapper=None):
-    """Detectron2's training loader over `train_dicts`, with RobustMapper unless another mapper is given."""
+    """Detectron2's training loader over `train_dicts`, with RobustMapper unless another mapper is given.
+
+    Pictures are mixed as INPUT.MIX says; see `MixingMapper` for what such a loader knows of the progress.
+    """
     records = train_dicts(cfg)
     mapper = mapper or RobustMapper(cfg, True, num_records=num_files(records))
+    mixer = build_mixer(cfg)
+    mapper = MixingMapper(mapper, records, mixer, cfg) if mixer else mapper
     return build_detection_train_loader(cfg, mapper=mapper, dataset=records)
 
 

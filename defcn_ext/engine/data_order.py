@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from defcn_ext.data.mixer import Mixer
 from defcn_ext.engine.processes import tie_to_parent
 from defcn_ext.engine.seeding import sample_randomness
 from detectron2.config import CfgNode
@@ -42,6 +43,8 @@ class ResumableLoader:
         batch_size: int,
         group_by_shape: bool = True,
         num_workers: int = 0,
+        mixer: Mixer | None = None,
+        num_batches: int = 1,
     ):
         """
         Args:
@@ -50,6 +53,8 @@ class ResumableLoader:
             make_sampler: seed -> endless indices of this process.
             batch_size: samples of one process.
             group_by_shape: batches hold either wide images, or tall and square ones.
+            mixer: makes a sample out of several.
+            num_batches: length of the whole training, of which the mixer asks what share is over.
         """
         self.records = DatasetFromList(records, copy=False)
         self.mapper = mapper
@@ -58,18 +63,25 @@ class ResumableLoader:
         self.batch_size = batch_size
         self.groups = [_is_wide(record) if group_by_shape else False for record in records]
         self.num_workers = num_workers
+        self.mixer = mixer
+        self.num_batches = num_batches
         self.start = 0
 
     def __iter__(self) -> Iterator[list[dict]]:
         # The generator argument keeps the loader from drawing its own seed out of the global state.
         yield from DataLoader(
-            _KeyedSamples(self.records, self.mapper, self.seed),
-            batch_sampler=islice(self._batches(), self.start, None),
+            _KeyedSamples(self.records, self.mapper, self.seed, self.mixer),
+            batch_sampler=islice(self._keys(), self.start, None),
             num_workers=self.num_workers,
             collate_fn=_as_list,
             generator=torch.Generator(),
             worker_init_fn=tie_to_parent,
         )
+
+    def _keys(self) -> Iterator[list[tuple[Key, float]]]:
+        """The batches with the share of the training that is over before each: a resumed run has the same."""
+        for number, batch in enumerate(self._batches()):
+            yield [(key, number / self.num_batches) for key in batch]
 
     def _batches(self) -> Iterator[list[Key]]:
         """Replayed from the beginning: a bucket that is not full yet may hold records from long ago."""
@@ -84,25 +96,35 @@ class ResumableLoader:
 
 
 class _KeyedSamples(Dataset):
-    """Samples by key; the random numbers that make a sample depend on the seed and its position alone."""
+    """Samples by key and progress; the random numbers that make one depend on the seed and its position alone."""
 
-    def __init__(self, records: DatasetFromList, mapper: Callable[[dict], dict | None], seed: int):
+    def __init__(
+        self, records: DatasetFromList, mapper: Callable[[dict], dict | None], seed: int, mixer: Mixer | None = None
+    ):
         self.records = records
         self.mapper = mapper
         self.seed = seed
+        self.mixer = mixer
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, key: Key) -> dict:
-        position, index = key
+    def __getitem__(self, item: tuple[Key, float]) -> dict:
+        (position, index), progress = item
         with sample_randomness(self.seed, position):
-            for _ in range(MAX_TRIES):
-                sample = self.mapper(self.records[index])
-                if sample is not None:
-                    return sample
-                index = int(np.random.randint(len(self)))
+            sample = self._sample(index)
+            return self.mixer(sample, self._another, progress) if self.mixer else sample
+
+    def _sample(self, index: int) -> dict:
+        for _ in range(MAX_TRIES):
+            sample = self.mapper(self.records[index])
+            if sample is not None:
+                return sample
+            index = int(np.random.randint(len(self)))
         raise RuntimeError(f"the mapper refused {MAX_TRIES} records in a row: are the image files there?")
+
+    def _another(self) -> dict:
+        return self._sample(int(np.random.randint(len(self))))
 
 
 def build_sampler(cfg: CfgNode, records: Sequence[dict]) -> Callable[[int], Iterable[int]]:

@@ -19,6 +19,7 @@ from defcn_ext._text import drop_torn_line
 from defcn_ext.data.classes import weights_of_run, with_classes
 from defcn_ext.data.loaders import build_test_loader, check_test_images, num_files, train_dicts
 from defcn_ext.data.mapper import RobustMapper
+from defcn_ext.data.mixer import build_mixer
 from defcn_ext.data.register import check_num_classes, register_from_config
 from defcn_ext.engine import solver
 from defcn_ext.engine.checkpointer import Checkpointer
@@ -204,6 +205,8 @@ class Trainer(DefaultTrainer):
             batch_size=images_per_process(cfg),
             group_by_shape=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
+            mixer=build_mixer(cfg),
+            num_batches=cfg.SOLVER.MAX_ITER,
         )
 
     @classmethod

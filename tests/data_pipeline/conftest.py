@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.quick import data_root, quick  # noqa: F401  (fixtures)
+
 
 @pytest.fixture
 def make_image(tmp_path):

@@ -104,6 +104,17 @@ VALUES = {
     "INPUT.MIN_SIZE_TEST": at_least(0),
     "INPUT.MIN_SIZE_TRAIN": each(at_least(0)),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": one_of("choice", "range"),
+    "INPUT.MIX.BLEND": Allowed(
+        lambda x: len(x) == 2 and 0 < x[0] <= x[1] < 1, "(lowest, highest), 0 < lowest <= highest < 1"
+    ),
+    "INPUT.MIX.COPIES": at_least(1),
+    "INPUT.MIX.COPY_BLEND": between(0, 1),
+    "INPUT.MIX.MIN_AREA": at_least(0),
+    "INPUT.MIX.MIXUP": between(0, 1),
+    "INPUT.MIX.MOSAIC": between(0, 1),
+    "INPUT.MIX.SHARES": Allowed(
+        lambda x: len(x) == 2 and 0 <= x[0] < x[1] <= 1, "(start, stop), 0 <= start < stop <= 1"
+    ),
     "INPUT.RANDOM_FLIP": one_of(*FLIPS, "both"),
     "INPUT.SCALE_JITTER": NO_RANGE,
     "INPUT.SCALE_JITTER_SIZE": at_least(0),

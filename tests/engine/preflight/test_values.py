@@ -61,6 +61,8 @@ WRONG = {
     "INPUT.COLOR_JITTER": 1.0,
     "INPUT.DETR_CROP.CROP": (600, 384),
     "INPUT.DETR_CROP.SIZES": (0,),
+    "INPUT.MIX.BLEND": (0.5, 1.0),
+    "INPUT.MIX.SHARES": (0.5, 0.5),
     "INPUT.SCALE_JITTER": (2.0, 0.5),
     "MODEL.DEFCN.IMPORTS": ["no.such.module"],
     "MODEL.DEFCN.SCORE_THRESH_TEST": 1.5,
