@@ -1,4 +1,4 @@
-from . import combine, one_to_many, one_to_one, quality_labels, weighted_rules  # noqa: F401  (they register theirs)
+from . import combine, one_to_many, one_to_one, quality_labels, repeated, weighted_rules  # noqa: F401  (they register)
 from .rules import Rule, build_rule, register_rule, rules
 from .steps import register_step, steps
 
