@@ -25,10 +25,11 @@ class AnchorBranch(PointBranch):
     """Predicts A boxes a cell as deltas (dx, dy, dw, dh) from anchors.
 
     Each anchor is a point of its own, with one box, to everything behind the predictor: assignment, losses, top-k, NMS
-    and its range, the peak filter. 3D Max Filtering and the score map have one channel an anchor. What anchors cannot
+    and its range, the peak filter. 3D Max Filtering, the score map and the centerness, that of the anchor's middle
+    (ATSS), have one channel an anchor. What anchors cannot
     do, all of it refused with the reason:
 
-    - CENTERNESS and REFINE: both ask where in its object a point lies, and an anchor may lie outside;
+    - REFINE, which moves the sides of a point's box;
     - the losses of the types "weighted" and "dual", whose rules weight points;
     - with several a cell: the rules that choose points by place or level (FCOS, ATSS, POTO's priors and others; what
       they say names one that fits), and an auxiliary branch on top.
@@ -69,8 +70,6 @@ class AnchorBranch(PointBranch):
             raise ValueError(f"ANCHORS.SIZES: give as many positive sides for each level, got {list(sizes)}")
         self.sizes, self.whole_pixels = [list(level) for level in sizes], whole_pixels
         self.per_cell = len(self.sizes[0] if sizes else scales) * len(ratios)
-        if options.get("centerness"):
-            raise ValueError("CENTERNESS: anchors have none; set it to ''")
         if options.get("refinement") is not None:
             raise ValueError("REFINE: made for points, not for anchors; set REFINE.ENABLED to False")
         super().__init__(rule=rule, box_form=box_form, **options)

@@ -100,7 +100,7 @@ class PointBranch(Branch):
         prior_bias = -math.log((1 - prior_prob) / prior_prob)
         self.cls_score = conv3x3(in_channels, num_classes * self.per_cell, bias_value=prior_bias)
         self.bbox_pred = conv3x3(in_channels, 4 * self.per_cell, bias_value=box_bias)
-        self.centerness = conv3x3(in_channels, 1) if centerness else None
+        self.centerness = conv3x3(in_channels, self.per_cell) if centerness else None
         self.max3d = max_filtering
         if max_filtering is not None and quality_convs is None:
             quality_convs = 0
@@ -201,7 +201,7 @@ class PointBranch(Branch):
             objectness = flatten_levels([self.filter(x) for x in tower], self.per_cell)
         if self.centerness is not None:
             tower = seen.cls if self.centerness_tower == "cls" else seen.box
-            centerness = flatten_levels([self.centerness(x) for x in tower])
+            centerness = flatten_levels([self.centerness(x) for x in tower], self.per_cell)
         return DensePredictions(
             logits=flatten_levels([self.cls_score(x) for x in seen.cls], self.per_cell),
             boxes=boxes if self.refinement is None else self.refinement(seen.box, points, boxes),
@@ -232,7 +232,7 @@ class PointBranch(Branch):
         if predictions.centerness is None:
             losses["box"] = self.box_weight * box.sum() / count
         else:
-            target = centerness_target(points, objects, pairs)
+            target = centerness_target(self.places(points), objects, pairs)
             guess = predictions.centerness.flatten()[pairs.point].float()
             losses["box"] = self.box_weight * (box * target).sum() / worker_mean(target.sum())
             losses["centerness"] = F.binary_cross_entropy_with_logits(guess, target, reduction="sum") / count

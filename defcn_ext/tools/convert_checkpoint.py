@@ -9,11 +9,13 @@ model's must be there; else the list of those that do not is printed, nothing is
 Beside OUT, such as o2f.pth, comes o2f.yaml, a config that stands alone: the model, its input format and its inference.
 
 sources:
-  cvpods       DeFCN's releases: POTO and its relatives, 3D Max Filtering, FCOS, ATSS; also RetinaNet (and Detectron2's)
-  mmdet        DATE, o2f and DW, and mmdetection 2.x's FCOS
+  cvpods       DeFCN's releases: POTO and its relatives, 3D Max Filtering, FCOS, ATSS; also RetinaNet
+  mmdet        DATE, o2f and DW, and mmdetection's FCOS, ATSS and RetinaNet
   onenet       OneNet's FCOS head on Detectron2
-  torchvision  a ResNet or ResNeXt classifier, as MODEL.WEIGHTS to train from
-  timm         the same, also as safetensors
+  adelaidet    FCOS
+  detectron2   FCOS and RetinaNet of its zoo
+  torchvision  FCOS and RetinaNet; or a ResNet or ResNeXt classifier, as MODEL.WEIGHTS to train from
+  timm         such a classifier, also as safetensors
   defcn_ext    this project's own checkpoints, without what a training keeps in them
 
 KEY VALUE pairs at the end of the line change the config. Files are read without running anything that is in them.
@@ -29,7 +31,6 @@ from pathlib import Path
 import defcn_ext  # noqa: F401  (makes detectron2 importable)
 from defcn_ext.checkpoint import read_checkpoint
 from defcn_ext.checkpoint.convert import convert
-from defcn_ext.checkpoint.layouts import SOURCES
 from defcn_ext.checkpoint.writing import report, write
 from defcn_ext.config import UserError
 
@@ -42,7 +43,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("input", metavar="IN", help="file of weights")
     parser.add_argument("output", metavar="OUT", type=Path, help="file to write; its config comes beside it")
-    parser.add_argument("--from", dest="source", choices=[*SOURCES, "auto"], default="auto", help="default: auto")
+    parser.add_argument("--from", dest="source", metavar="SOURCE", default="auto", help="default: auto")
     parser.add_argument("--config", default="", help="config that the weights must fit, instead of the one found")
     parser.add_argument("--inference", action="store_true", help="leave out the branches that only train")
     parser.add_argument("--trust", action="store_true", help="let the file run what it names; only for your own files")

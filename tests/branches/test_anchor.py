@@ -10,7 +10,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from defcn_ext.assignment import build_rule
 from defcn_ext.branches import AnchorBranch
-from defcn_ext.branches.point import flatten_levels
+from defcn_ext.branches.point import centerness_target, flatten_levels
 from defcn_ext.layers import Scale
 from defcn_ext.layers.towers import HeadFeatures
 from defcn_ext.losses import normalizer
@@ -223,6 +223,24 @@ def test_an_object_that_is_an_anchor_is_predicted_by_zero_deltas():
     assert losses[pairs.point == point].tolist() == [0] and (losses[pairs.point != point] > 1).all()
 
 
+def test_the_centerness_of_an_anchor_is_that_of_its_middle():
+    """Middles at (24, 16) and (16, 16) of an object [8, 8, 40, 40]: sqrt(16/16 8/24) and sqrt(8/24 8/24)."""
+    points = Points.from_sizes([(4, 6)], [8])
+    branch = make_branch(ONE_SQUARE, centerness="reg", box_loss="giou", normalizer="positives")
+    predictions = branch(points, make_features(points, [Scale()]))
+    assert predictions.centerness.shape == (2, 24, 1) and branch.centerness.out_channels == 1
+    objects = Objects(
+        torch.tensor([[8.0, 8, 40, 40]]), torch.tensor([1]), torch.tensor([0]), torch.tensor([[32.0, 48]] * 2)
+    )
+    pairs = Pairs(torch.tensor([2 * 6 + 3, 2 * 6 + 2]), torch.tensor([0, 0]))
+    target = torch.tensor([(8 / 24) ** 0.5, 8 / 24])
+    terms = branch.losses(points, predictions, objects, pairs)
+    torch.testing.assert_close(centerness_target(branch.places(points), objects, pairs), target)
+    losses = branch.box_loss_of(points, predictions, objects, pairs)
+    torch.testing.assert_close(terms["box"], 2 * (losses * target).sum() / target.sum().clamp(min=1))
+    assert make_branch(RETINANET, centerness="cls").centerness.out_channels == 9
+
+
 def test_anchors_of_whole_pixels_are_torchvisions():
     """Sides cut to whole pixels on each level, corners rounded, and cells that fill an image of 160 x 224."""
     sides = [[x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))] for x in (32, 64, 128, 256, 512)]
@@ -242,7 +260,6 @@ def test_anchors_of_whole_pixels_are_torchvisions():
         ({"sizes": [[32.0], []]}, "ANCHORS.SIZES: give as many positive sides for each level"),
         ({"scales": []}, r"ANCHORS: give positive SCALES and RATIOS, got \[\]"),
         ({"ratios": [1.0, -2.0]}, r"ANCHORS: .*\[1.0, -2.0\]"),
-        ({"centerness": "reg"}, "CENTERNESS: anchors have none"),
         ({"refinement": nn.Identity()}, "REFINE: made for points, not for anchors"),
         ({"box_loss": "l2"}, "BOX_LOSS: unknown value 'l2'; known: 'giou', 'iou', 'delta_l1'"),
     ],

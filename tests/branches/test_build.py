@@ -42,7 +42,6 @@ def build(*opts):
         ((*DATE_R, MANY + "ANCHORS.RATIOS", []), "ONE_TO_MANY", "ANCHORS: give positive .*and \\[\\]"),
         ((*DATE_R, MANY + "ANCHORS.SCALES", [4.0, -1.0]), "ONE_TO_MANY", "ANCHORS: give positive .*\\[4.0, -1.0\\]"),
         ((*DATE_R, MANY + "ANCHORS.RATIOS", [0.0]), "ONE_TO_MANY", "ANCHORS: give positive .*and \\[0.0\\]"),
-        ((*DATE_R, MANY + "CENTERNESS", "cls"), "ONE_TO_MANY", "CENTERNESS: anchors have none; set it to ''"),
         (
             (*DATE_R, MANY + "REFINE.ENABLED", True),
             "ONE_TO_MANY",

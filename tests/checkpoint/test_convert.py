@@ -262,7 +262,7 @@ def test_a_trained_prior_of_dual_weighting_is_kept():
     ("key", "message"),
     [
         ("bbox_head.controller.weight", "CondInst"),
-        ("bbox_head.atss_cls.weight", "ATSS"),
+        ("bbox_head.gfl_cls.weight", "GFL"),
         ("roi_head.bbox_head.fc_cls.weight", "another kind"),
         ("backbone.stages.0.blocks.0.norm1.weight", "other than a ResNet"),
         ("res2.0.conv1.weight", "no code base known"),

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from defcn_ext.branches import build_branches
 from defcn_ext.checkpoint import Checkpoint
-from defcn_ext.checkpoint.convert import convert, to_ratio_major
-from defcn_ext.config import UserError
+from defcn_ext.checkpoint.convert import convert
+from defcn_ext.checkpoint.sources.shared import to_ratio_major
 from tests.checkpoint import layouts
 from tests.checkpoint.layouts import MANY, weights
 
@@ -25,9 +24,10 @@ def test_retinanet_of_mmdetection_has_another_pyramid():
     entries = layouts.resnet() + layouts.mmdet_neck() + layouts.mmdet_towers(True, norm=False)
     entries += layouts.conv("bbox_head.retina_cls", f"{MANY}cls_score", 720)
     entries += layouts.conv("bbox_head.retina_reg", f"{MANY}bbox_pred", 36)
-    with pytest.raises(UserError, match="no ReLU before it"):
-        run(entries)
+    stock = run(entries)
+    assert stock.cfg.MODEL.DEFCN.P7_RELU is False and any("no ReLU before P7" in note for note in stock.notes)
     done = run(entries, extras={"meta": {"config": "neck=dict(type='FPN', relu_before_extra_convs=True)"}})
+    assert done.cfg.MODEL.DEFCN.P7_RELU is True and not any("no ReLU" in note for note in done.notes)
     given = weights(entries)
     for x in entries:  # mmdetection's anchors are ordered as ours
         assert not x.ours or done.model[x.ours].flatten()[0] == given[x.theirs].flatten()[0]
@@ -36,7 +36,7 @@ def test_retinanet_of_mmdetection_has_another_pyramid():
         config=str(CONFIGS / "Base-DATE-RetinaNet.yaml"),
         opts=["MODEL.DEFCN.CONV_BIAS", "True", "MODEL.DEFCN.NORM", "", "MODEL.DEFCN.LEVEL_SCALES", "False"],
     )
-    assert forced.notes and forced.notes[0].startswith("WARNING: no model known by its names")
+    assert forced.cfg.MODEL.DEFCN.P7_RELU is True and forced.model.keys() == done.model.keys()
 
 
 def test_anchors_of_detectron2_become_ratio_major():
