@@ -73,6 +73,8 @@ def test_every_key_of_a_branch_stands_there():
     assert set(tiny_cfg().MODEL.DEFCN.AUX) == {"TYPE", "RULE", "CLS_WEIGHT", "LOSS_WEIGHT", "BASE"}
     of_selector = {key for names in table("| keys of `selector` | values | |") for key in re.findall(r"\w+", names)}
     assert of_selector | {"TYPE", "RULE", "LOSS_WEIGHT", "TOWERS"} == set(branch_node("selector"))
+    of_peaks = {key for names in table("| keys of `peaks` | values | |") for key in re.findall(r"\w+", names)}
+    assert of_peaks | {"TYPE"} == set(branch_node("peaks"))
     types = re.findall(r"`(\w+)`", table("| keys | values | |")["`TYPE`"][0])
     assert sorted(types) == sorted(name for name, _ in BRANCH_REGISTRY)
     for key, value in [*node.items(), *branch_node("selector").items()]:

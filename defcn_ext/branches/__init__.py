@@ -3,6 +3,7 @@ from .auxiliary import AuxiliaryBranch
 from .base import Branch
 from .build import build_branches, known_branches
 from .dual import DualWeightingBranch
+from .peaks import PeaksBranch
 from .point import PointBranch
 from .registry import BRANCH_REGISTRY, branch_node
 from .selector import SelectorBranch
@@ -15,6 +16,7 @@ __all__ = [
     "AuxiliaryBranch",
     "Branch",
     "DualWeightingBranch",
+    "PeaksBranch",
     "PointBranch",
     "SelectorBranch",
     "WeightedBranch",
