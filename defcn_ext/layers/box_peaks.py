@@ -48,13 +48,13 @@ def max_over_rivals(
             others += _neighbours(levels[other], own.shape[-2:], kernel, other - level)
         highest = _highest(own, torch.cat(others, dim=2), iou)
         out.append(highest.permute(0, 2, 3, 1).flatten(1))
-    highest_of_all: Tensor = torch.maximum(torch.cat(out, dim=1).to(scores), known)
-    return highest_of_all
+    return torch.maximum(torch.cat(out, dim=1).to(scores), known)
 
 
 def _as_map(told: Tensor, size: tuple[int, int], per_cell: int) -> Tensor:
     """(N, H W A, C) -> (N, C, A, H, W)."""
-    return told.unflatten(1, (size[0], size[1], per_cell)).permute(0, 4, 3, 1, 2)
+    cells: Tensor = told.unflatten(1, (size[0], size[1], per_cell))
+    return cells.permute(0, 4, 3, 1, 2)
 
 
 def _neighbours(other: Tensor, size: Sequence[int], kernel: int, coarser: int) -> Iterator[Tensor]:
