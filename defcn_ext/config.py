@@ -50,6 +50,12 @@ def add_defcn_config(cfg: CN) -> None:
     _C.CONV_BIAS = True
     # Make the last conv of each tower a modulated deformable one (DW's DCN models).
     _C.DEFORM_TOWERS = False
+    # Pyramid shuffle (DDQ): before how many of the last convs of the class and of the box tower neighbouring levels
+    # exchange channels (0 for none; DDQ: 2 and 1), and the share of the channels that goes either way.
+    _C.PYRAMID_SHUFFLE = CN()
+    _C.PYRAMID_SHUFFLE.CLS = 0
+    _C.PYRAMID_SHUFFLE.BOX = 0
+    _C.PYRAMID_SHUFFLE.SHARE = 0.25
     # One learned factor a level multiplies the raw boxes of all branches (all but DeFCN's Anchor rule).
     _C.LEVEL_SCALES = True
     # One pair of towers for all branches, or one pair a branch (DATE, Table 9).

@@ -17,4 +17,6 @@ def build_towers(cfg: CfgNode, in_channels: int, *, level_scales: bool) -> Share
         conv_bias=options.CONV_BIAS,
         level_scales=level_scales,
         deform=options.DEFORM_TOWERS,
+        shuffle=(options.PYRAMID_SHUFFLE.CLS, options.PYRAMID_SHUFFLE.BOX),
+        shuffle_share=options.PYRAMID_SHUFFLE.SHARE,
     )

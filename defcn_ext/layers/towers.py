@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d
 
-from defcn_ext.layers import Scale, build_norm
+from defcn_ext.layers import PyramidShuffle, Scale, build_norm
 from defcn_ext.structures import HeadFeatures
 
 
@@ -30,9 +30,12 @@ class SharedHead(nn.Module):
         conv_bias: whether the tower convs have a bias.
         level_scales: whether there are factors; without them a level's factor is 1.
         deform: whether the last conv of each tower is deformable (DW's DCN models).
+        shuffle: how many of the last convs of the class and of the box tower are each preceded by an exchange of
+            channels between the levels (DDQ: 2 and 1).
+        shuffle_share: share of the channels that goes either way, 1/4 as released.
 
     Raises:
-        ValueError: a negative number of convs, `deform` without a conv, or an unknown norm.
+        ValueError: a negative number of convs, `deform` without a conv, an unknown norm, or more exchanges than convs.
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class SharedHead(nn.Module):
         conv_bias: bool,
         level_scales: bool = True,
         deform: bool = False,
+        shuffle: tuple[int, int] = (0, 0),
+        shuffle_share: float = 0.25,
     ):
         super().__init__()
         if num_convs < 0:
@@ -54,14 +59,41 @@ class SharedHead(nn.Module):
         self.cls_subnet = _tower(in_channels, num_convs, norm, conv_bias, deform)
         self.bbox_subnet = _tower(in_channels, num_convs, norm, conv_bias, deform)
         self.scales = nn.ModuleList([Scale() if level_scales else nn.Identity() for _ in range(num_levels)])
+        self.num_convs = num_convs
+        self.shuffled = _exchanges(shuffle, num_convs)
+        self.shuffle = PyramidShuffle(_shared_channels(shuffle_share, in_channels)) if any(shuffle) else None
 
     def forward(self, features: Sequence[Tensor]) -> HeadFeatures:
-        return HeadFeatures(
-            cls=[self.cls_subnet(x) for x in features],
-            box=[self.bbox_subnet(x) for x in features],
-            scales=list(self.scales),
-            pyramid=features,
+        cls, box = (
+            self._run(tower, features, count)
+            for tower, count in zip((self.cls_subnet, self.bbox_subnet), self.shuffled)
         )
+        return HeadFeatures(cls=cls, box=box, scales=list(self.scales), pyramid=features)
+
+    def _run(self, tower: nn.Sequential, features: Sequence[Tensor], shuffled: int) -> list[Tensor]:
+        """The tower on every level, with an exchange between the levels before each of its last `shuffled` convs."""
+        if self.shuffle is None or not shuffled:
+            return [tower(x) for x in features]
+        layers = len(tower) // self.num_convs  # of each conv, what follows it among them
+        first = (self.num_convs - shuffled) * layers
+        levels = [tower[:first](x) for x in features]
+        for start in range(first, len(tower), layers):
+            levels = [tower[start : start + layers](x) for x in self.shuffle(levels)]
+        return levels
+
+
+def _exchanges(shuffle: tuple[int, int], num_convs: int) -> tuple[int, int]:
+    for name, count in zip(("CLS", "BOX"), shuffle):
+        if not 0 <= count <= num_convs:
+            key = f"MODEL.DEFCN.PYRAMID_SHUFFLE.{name}"
+            raise ValueError(f"{key}: must lie between 0 and NUM_CONVS, which is {num_convs}; got {count}")
+    return shuffle
+
+
+def _shared_channels(share: float, channels: int) -> int:
+    if not 1 / channels <= share <= 0.5:
+        raise ValueError(f"MODEL.DEFCN.PYRAMID_SHUFFLE.SHARE: must be a part of the channels, 0.5 at most; got {share}")
+    return int(share * channels)
 
 
 def _tower(channels: int, num_convs: int, norm: str, bias: bool, deform: bool) -> nn.Sequential:
