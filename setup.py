@@ -31,7 +31,12 @@ setup(
         "termcolor>=1.1",
     ],
     extras_require={
-        "test": ["pytest>=7", "pytest-xdist>=3.5", "hypothesis>=6", "ruff>=0.17,<0.18", "mypy>=2.4,<3"],
+        "test": [
+            *("pytest>=7", "pytest-xdist>=3.5", "hypothesis>=6", "ruff>=0.17,<0.18", "mypy>=2.4,<3"),
+            *("onnx>=1.16", "onnxscript>=0.2", "onnxruntime>=1.18"),
+        ],
+        # Detectors as files for other runtimes (defcn_ext/export).
+        "export": ["onnx>=1.16", "onnxscript>=0.2", "onnxruntime>=1.18", "openvino>=2024.4"],
         "detectron2": [
             "detectron2 @ git+https://github.com/facebookresearch/detectron2.git",
             "opencv-python-headless",  # its visualizer, which its stock tools draw with

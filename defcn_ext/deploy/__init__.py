@@ -1,0 +1,1 @@
+"""Model files run without torch: numpy, Pillow and ONNX Runtime."""
