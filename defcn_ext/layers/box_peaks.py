@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from defcn_ext.structures import Points
+
+SCORE, LABEL = 4, 5  # channels of the maps, after the box
 
 
 def max_over_rivals(
@@ -41,14 +41,12 @@ def max_over_rivals(
     known = scores.nan_to_num(nan=-torch.inf)
     told = torch.cat([boxes, known[..., None].to(boxes), labels[..., None].to(boxes)], dim=-1)
     levels = [_as_map(x, size, points.per_cell) for x, size in zip(told.split(points.counts, dim=1), points.sizes)]
-    reach, out = tau // 2, []
-    for level, own in enumerate(levels):
-        others: list[Tensor] = []
-        for other in range(max(0, level - reach), min(len(levels), level + reach + 1)):
-            others += _neighbours(levels[other], own.shape[-2:], kernel, other - level)
-        highest = _highest(own, torch.cat(others, dim=2), iou)
-        out.append(highest.permute(0, 2, 3, 1).flatten(1))
-    return torch.maximum(torch.cat(out, dim=1).to(scores), known)
+    highest = [_within(level, level[:, SCORE], iou, kernel) for level in levels]
+    for fine in range(len(levels)):
+        for coarse in range(fine + 1, min(len(levels), fine + tau // 2 + 1)):
+            seen = _between(levels[fine], levels[coarse], 2 ** (coarse - fine), iou, kernel)
+            highest[fine], highest[coarse] = map(torch.maximum, (highest[fine], highest[coarse]), seen)
+    return torch.cat([x.permute(0, 2, 3, 1).flatten(1) for x in highest], dim=1).to(scores)
 
 
 def _as_map(told: Tensor, size: tuple[int, int], per_cell: int) -> Tensor:
@@ -57,54 +55,72 @@ def _as_map(told: Tensor, size: tuple[int, int], per_cell: int) -> Tensor:
     return cells.permute(0, 4, 3, 1, 2)
 
 
-def _neighbours(other: Tensor, size: Sequence[int], kernel: int, coarser: int) -> Iterator[Tensor]:
-    """What lies in the window of another level, (N, C, A, H, W) for each place of the window.
-
-    Args:
-        other: (N, C, A, H', W') of the other level.
-        size: (H, W) of the own one.
-        coarser: how many levels the other is above the own.
-    """
-    height, width = size
-    if coarser < 0:  # as many maps of the own size as a cell has finer ones in it
-        factor = 2**-coarser
-        bottom, right = factor * height - other.shape[-2], factor * width - other.shape[-1]
-        whole = _padded(other, 0, right, 0, bottom)
-        for i in range(factor):
-            for j in range(factor):
-                yield from _shifted(whole[..., i::factor, j::factor], kernel)
-        return
-    for place in _shifted(other, kernel):
-        if coarser:
-            factor = 2**coarser
-            place = place.repeat_interleave(factor, -2).repeat_interleave(factor, -1)[..., :height, :width]
-        yield place
-
-
-def _shifted(level: Tensor, kernel: int) -> Iterator[Tensor]:
-    height, width = level.shape[-2:]
+def _within(level: Tensor, highest: Tensor, iou: float, kernel: int) -> Tensor:
+    """The highest around each point of one level (N, C, A, H, W). Of a pair each learns about the other at once."""
     reach = kernel // 2
-    padded = _padded(level, reach, reach, reach, reach)
-    for i in range(kernel):
-        for j in range(kernel):
-            yield padded[..., i : i + height, j : j + width]
+    half = [(y, x) for y, x in _window(reach) if (y, x) > (0, 0)] + ([(0, 0)] if level.shape[2] > 1 else [])
+    if not half:
+        return highest
+    mine, yours = _compare(level, _moved(level, half), iou)
+    return torch.maximum(torch.maximum(highest, mine), _moved_back(yours, half))
 
 
-def _padded(level: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
-    """Beyond the map there are empty boxes, which overlap nothing."""
-    return F.pad(level, (left, right, top, bottom))
+def _between(fine: Tensor, coarse: Tensor, factor: int, iou: float, kernel: int) -> tuple[Tensor, Tensor]:
+    """The highest of the coarser level for each point of the finer one, and the other way round."""
+    window, (height, width) = _window(kernel // 2), fine.shape[-2:]
+    places = _moved(coarse, window)
+    rows, columns = places.shape[-2:]
+    repeated = places[..., None, :, None].expand(*places.shape[:-1], factor, columns, factor)
+    whole = repeated.reshape(*places.shape[:-2], rows * factor, columns * factor)[..., :height, :width]
+    mine, yours = _compare(fine, whole, iou)
+    missing = (0, columns * factor - width, 0, rows * factor - height)
+    pooled = F.max_pool2d(F.pad(yours, missing, value=-torch.inf).flatten(1, 2), factor)
+    return mine, _moved_back(pooled.unflatten(1, yours.shape[1:3]), window)
 
 
-def _highest(own: Tensor, others: Tensor, iou: float) -> Tensor:
-    """(N, C, A, H, W) and (N, C, J, H, W) -> (N, A, H, W): of each the highest rival, or minus infinity."""
-    mine, yours = own[:, :, :, None], others[:, :, None]
-    left_top, right_bottom = torch.maximum(mine[:, :2], yours[:, :2]), torch.minimum(mine[:, 2:4], yours[:, 2:4])
-    sides = (right_bottom - left_top).clamp(min=0)
-    common = sides[:, 0] * sides[:, 1]
+def _window(reach: int) -> list[tuple[int, int]]:
+    return [(y, x) for y in range(-reach, reach + 1) for x in range(-reach, reach + 1)]
+
+
+def _moved(level: Tensor, steps: list[tuple[int, int]]) -> Tensor:
+    """(N, C, A, H, W) -> (N, C, J, A, H, W): what lies so many rows and columns further on.
+
+    Beyond the map there are empty boxes, which overlap nothing.
+    """
+    reach = max(abs(step) for pair in steps for step in pair)
+    height, width = level.shape[-2:]
+    padded = F.pad(level, (reach, reach, reach, reach))
+    parts = [padded[..., reach + y : reach + y + height, reach + x : reach + x + width] for y, x in steps]
+    return torch.stack(parts, dim=2)
+
+
+def _moved_back(found: Tensor, steps: list[tuple[int, int]]) -> Tensor:
+    """(N, J, A, H, W), told from so many rows and columns away, -> (N, A, H, W): the highest that each is told."""
+    reach = max(abs(step) for pair in steps for step in pair)
+    height, width = found.shape[-2:]
+    padded = F.pad(found, (reach, reach, reach, reach), value=-torch.inf)
+    parts = [
+        padded[:, j, :, reach - y : reach - y + height, reach - x : reach - x + width] for j, (y, x) in enumerate(steps)
+    ]
+    return torch.stack(parts, dim=1).amax(1)
+
+
+def _compare(own: Tensor, others: Tensor, iou: float) -> tuple[Tensor, Tensor]:
+    """(N, C, A, H, W) against (N, C, J, A, H, W).
+
+    Returns:
+        (N, A, H, W), the highest score of the others that are rivals of each, and (N, J, A, H, W), the highest of its
+        own for each of the others; minus infinity where there is none.
+    """
+    mine, yours = own[:, :, None, :, None], others[:, :, :, None]  # (N, C, 1, A, 1, H, W), (N, C, J, 1, A, H, W)
+    width = (torch.minimum(mine[:, 2], yours[:, 2]) - torch.maximum(mine[:, 0], yours[:, 0])).clamp(min=0)
+    height = (torch.minimum(mine[:, 3], yours[:, 3]) - torch.maximum(mine[:, 1], yours[:, 1])).clamp(min=0)
     # IoU > t without a division, which would be 0 / 0 for empty boxes
-    overlap = common * (1 + iou) > iou * (_area(mine) + _area(yours))
-    rival = overlap & (mine[:, 5] == yours[:, 5])
-    return torch.where(rival, yours[:, 4], -torch.inf).amax(2)
+    overlap = width * height * (1 + iou) > iou * _area(own)[:, None, :, None] + iou * _area(others)[:, :, None]
+    rival = overlap & (mine[:, LABEL] == yours[:, LABEL])
+    of_others = torch.where(rival, yours[:, SCORE], -torch.inf).amax((1, 3))
+    of_own = torch.where(rival, mine[:, SCORE], -torch.inf).amax(2)
+    return of_others, of_own
 
 
 def _area(told: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 python -m defcn_ext.tools.benchmark matching          exact matching: full matrix against sparse pairs
 python -m defcn_ext.tools.benchmark max_filtering     3D Max Filtering: 3D pooling against 2D pooling
+python -m defcn_ext.tools.benchmark peaks             peaks among overlapping boxes against NMS
 python -m defcn_ext.tools.benchmark crowdhuman        CrowdHuman's metrics at the size of its validation set
 python -m defcn_ext.tools.benchmark assignment        every rule: its obvious dense form against it, time and memory
 python -m defcn_ext.tools.benchmark assignment --grid         from a thumbnail with one object to batches of crowds
@@ -21,12 +22,13 @@ from defcn_ext.benchmarks.crowdhuman import benchmark_crowdhuman
 from defcn_ext.benchmarks.losses import benchmark_losses
 from defcn_ext.benchmarks.matching import benchmark_matching
 from defcn_ext.benchmarks.max_filtering import benchmark_max_filtering
+from defcn_ext.benchmarks.peaks import benchmark_peaks
 from defcn_ext.benchmarks.scenes import SIZE
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["matching", "max_filtering", "assignment", "crowdhuman"])
+    parser.add_argument("what", choices=["matching", "max_filtering", "assignment", "crowdhuman", "peaks"])
     parser.add_argument("--objects", type=int, nargs="+", help="default: 20 100 300 600; for assignment 20 100 500")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--classes", type=int, default=80)
@@ -57,6 +59,10 @@ def main() -> None:
         counts = args.objects or [20, 100, 500]
         benchmark = benchmark_losses if args.with_loss else benchmark_assignment
         print(benchmark(args.rules, counts, args.batch, args.classes, args.repeats, args.device, (height, width)))
+        return
+    if args.what == "peaks":
+        print(f"One 800 x 1216 image, {args.threads} thread(s), median of {args.repeats} runs", flush=True)
+        print(benchmark_peaks(args.objects or [20, 100, 300], args.repeats, args.classes))
         return
     subject = "POTO" if args.what == "matching" else f"3D Max Filtering of {args.channels} channels"
     print(f"{subject} on one 800 x 1216 image, {args.threads} thread(s), median of {args.repeats} runs", flush=True)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from defcn_ext.assignment import build_rule, rules
-from defcn_ext.benchmarks import assignment, losses, matching, max_filtering
+from defcn_ext.benchmarks import assignment, losses, matching, max_filtering, peaks
 from defcn_ext.benchmarks.scenes import SIZES, crowded_image, level_sizes
 from defcn_ext.layers import max_over_neighbours
 from defcn_ext.losses import paired_iou
@@ -99,3 +99,13 @@ def test_the_step_of_every_rule_is_measured_also_with_anchors():
     lines = losses.benchmark_losses([], [3], 1, 2, 1, "cpu", (64, 96)).splitlines()[2:]
     assert [line.split(" | ")[0].strip("| ") for line in lines] == [name for name in rules() if name != "Combine"]
     assert all(float(line.split(" | ")[4]) >= 0 for line in lines)
+
+
+def test_peaks_are_timed_against_nms_of_the_best_pairs():
+    points, scores, *_ = crowded_image(3, num_classes=2, seed=0)
+    point, label = peaks.best_of_levels(scores, points)
+    assert len(point) == sum(min(peaks.TOP_K, 2 * count) for count in points.counts)
+    first = scores[: points.counts[0]].flatten().topk(peaks.TOP_K).values
+    assert torch.equal(scores[point, label][: peaks.TOP_K], first)
+    (row,) = peaks.benchmark_peaks([3], repeats=1, num_classes=2).splitlines()[2:]
+    assert row.split("|")[1].strip() == "3" and row.rstrip(" |").endswith("x")
