@@ -35,17 +35,15 @@ def benchmark_peaks(objects: Sequence[int], repeats: int, num_classes: int) -> s
     """
     rows = ["| objects | candidates | NMS (ms) | peaks (ms) | NMS / peaks |", "|---|---|---|---|---|"]
     for count in objects:
-        points, scores, boxes, _, _ = crowded_image(count, num_classes, seed=0)
-        best, label = scores.max(1)
-        point, label_of = best_of_levels(scores, points)
-
-        def nms(boxes=boxes, scores=scores, point=point, label=label_of) -> Tensor:
-            kept: Tensor = batched_nms(boxes[point], scores[point, label], label, IOU)
-            return kept
-
-        def peaks(best=best, boxes=boxes, label=label, points=points) -> Tensor:
-            return max_over_rivals(best[None], boxes[None], label[None], points, iou=IOU)
-
-        slow, fast = seconds(nms, repeats), seconds(peaks, repeats)
-        rows.append(f"| {count} | {len(point)} | {1e3 * slow:.1f} | {1e3 * fast:.1f} | {slow / fast:.1f}x |")
+        candidates, slow, fast = _times(count, repeats, num_classes)
+        rows.append(f"| {count} | {candidates} | {1e3 * slow:.1f} | {1e3 * fast:.1f} | {slow / fast:.1f}x |")
     return "\n".join(rows)
+
+
+def _times(count: int, repeats: int, num_classes: int) -> tuple[int, float, float]:
+    points, scores, boxes, _, _ = crowded_image(count, num_classes, seed=0)
+    best, label_of_best = scores.max(1)
+    point, label = best_of_levels(scores, points)
+    slow = seconds(lambda: batched_nms(boxes[point], scores[point, label], label, IOU), repeats)
+    fast = seconds(lambda: max_over_rivals(best[None], boxes[None], label_of_best[None], points, iou=IOU), repeats)
+    return len(point), slow, fast
