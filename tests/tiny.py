@@ -85,6 +85,15 @@ ALL = {
     "dw_one_to_one": DW_ONE_TO_ONE,
 }
 
+# what stands on a one-to-many branch in place of NMS
+STANDING = {
+    f"dw_{kind}": (
+        *(*DW, f"MODEL.DEFCN.{kind.upper()}.TYPE", kind, "MODEL.DEFCN.BRANCHES", ["ONE_TO_MANY", kind.upper()]),
+        *("MODEL.DEFCN.TEST_BRANCH", kind.upper(), "MODEL.DEFCN.NMS", False),
+    )
+    for kind in ("peaks", "selector")
+}
+
 
 def _only_once(assign):
     answers = []

@@ -30,7 +30,7 @@ def max_over_rivals(
         scores: (N, R), any numbers that compare; NaN counts as minus infinity.
         boxes: (N, R, 4) x1, y1, x2, y2; what is not finite overlaps nothing.
         labels: (N, R) integers.
-        points: of the R locations.
+        points: of the R locations; of a level `2^d` times as coarse there are as many cells, rounded up.
         iou: rivals overlap by more than this, in [0, 1).
         tau: number of neighbouring levels taken in, half of them on each side; even.
         kernel: side of the window, in cells of the coarser of two levels; odd.
@@ -38,7 +38,7 @@ def max_over_rivals(
     Returns:
         (N, R) of the type of `scores`.
     """
-    known = scores.nan_to_num(nan=-torch.inf)
+    known = torch.where(scores == scores, scores, -torch.inf)  # of operators that every runtime has
     told = torch.cat([boxes, known[..., None].to(boxes), labels[..., None].to(boxes)], dim=-1)
     levels = [_as_map(x, size, points.per_cell) for x, size in zip(told.split(points.counts, dim=1), points.sizes)]
     highest = [_within(level, level[:, SCORE], iou, kernel) for level in levels]
@@ -51,8 +51,7 @@ def max_over_rivals(
 
 def _as_map(told: Tensor, size: tuple[int, int], per_cell: int) -> Tensor:
     """(N, H W A, C) -> (N, C, A, H, W)."""
-    cells: Tensor = told.unflatten(1, (size[0], size[1], per_cell))
-    return cells.permute(0, 4, 3, 1, 2)
+    return told.reshape(told.shape[0], *size, per_cell, -1).permute(0, 4, 3, 1, 2)
 
 
 def _within(level: Tensor, highest: Tensor, iou: float, kernel: int) -> Tensor:
@@ -73,9 +72,9 @@ def _between(fine: Tensor, coarse: Tensor, factor: int, iou: float, kernel: int)
     repeated = places[..., None, :, None].expand(*places.shape[:-1], factor, columns, factor)
     whole = repeated.reshape(*places.shape[:-2], rows * factor, columns * factor)[..., :height, :width]
     mine, yours = _compare(fine, whole, iou)
-    missing = (0, columns * factor - width, 0, rows * factor - height)
-    pooled = F.max_pool2d(F.pad(yours, missing, value=-torch.inf).flatten(1, 2), factor)
-    return mine, _moved_back(pooled.unflatten(1, yours.shape[1:3]), window)
+    rest = (0, factor - 1, 0, factor - 1)  # more than the last cells lack; the pooling leaves out what is too much
+    pooled = F.max_pool2d(F.pad(yours, rest, value=-torch.inf).flatten(1, 2), factor)
+    return mine, _moved_back(pooled.reshape(*yours.shape[:3], *pooled.shape[-2:]), window)
 
 
 def _window(reach: int) -> list[tuple[int, int]]:

@@ -9,7 +9,10 @@ from tests.inference.test_tracing import detector, pictures
 from tests.tiny import mostly_slow
 
 NMS = ("fcos", "fcos_centerness", "dw", "dw_refine")
-FAMILIES = ("poto", "poto_3dmf", "poto_3dmf_aux", "date_f", "date_r", "o2f", "onenet", "anchor", "dw_one_to_one", *NMS)
+FAMILIES = (
+    *("poto", "poto_3dmf", "poto_3dmf_aux", "date_f", "date_r", "o2f", "onenet", "anchor", "dw_one_to_one"),
+    *("dw_peaks", "dw_selector", *NMS),
+)
 
 
 def assert_equal(model, graph, images):

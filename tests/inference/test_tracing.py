@@ -9,7 +9,7 @@ from torch import nn
 
 from detectron2.export import TracingAdapter
 from detectron2.modeling import build_model
-from tests.tiny import ALL, mostly_slow, tiny_cfg
+from tests.tiny import ALL, STANDING, mostly_slow, tiny_cfg
 
 KEYS = "MODEL.DEFCN."
 FAMILIES = ("fcos", "poto", "poto_3dmf", "date_f", "date_r", "o2f", "dw", "dw_refine")
@@ -31,8 +31,9 @@ def detector(name, *options, contrast=0.3):
     """The tiny detector with class scores that differ from picture to picture, some above the threshold."""
     torch.manual_seed(0)
     options = [x if i % 2 else KEYS + x for i, x in enumerate(options)]
-    model = build_model(tiny_cfg(*ALL[name], KEYS + "SCORE_THRESH_TEST", 0.06, *options)).eval()
+    model = build_model(tiny_cfg(*{**ALL, **STANDING}[name], KEYS + "SCORE_THRESH_TEST", 0.06, *options)).eval()
     branch = model.branches[model.test_branch]
+    branch = model.branches[branch.base] if branch.base else branch
     nn.init.normal_(branch.cls_score.weight, std=contrast)
     nn.init.normal_(branch.bbox_pred.weight, std=0.1)
     branch.bbox_pred.bias.data.fill_(0.1 if branch.box_form == "delta" else 2.0)
