@@ -225,10 +225,12 @@ def test_two_names_of_one_entry_are_refused():
 
 
 def test_fcos_variants_of_mmdetection_are_told_by_the_config_in_the_file():
-    text = "model = dict(bbox_head=dict(type='FCOSHead', norm_on_bbox=True, centerness_on_reg=True))"
+    text = "model = dict(bbox_head=dict(type='FCOSHead', norm_on_bbox=True, centerness_on_reg=True), "
+    text += "test_cfg=dict(score_thr=0.05, nms=dict(type='nms', iou_threshold=0.55), max_per_img=100))"
     done = run(layouts.mmdet_fcos(), extras={"meta": {"config": text}})
     branch = done.cfg.MODEL.DEFCN.ONE_TO_MANY
     assert (branch.BOX_FORM, branch.CENTERNESS, branch.CENTERNESS_SCORE) == ("relu", "reg", "product")
+    assert done.cfg.MODEL.DEFCN.NMS_THRESH_TEST == 0.55 and done.cfg.MODEL.DEFCN.NMS_CLIPPED
     assert not any("do not tell" in note for note in done.notes)
     assert any("do not tell" in note for note in run(layouts.mmdet_fcos()).notes)
 

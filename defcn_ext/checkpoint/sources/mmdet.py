@@ -98,7 +98,6 @@ def _fcos(state: Mapping[str, Tensor], text: str) -> Detected:
             MANY + "CENTERNESS_SCORE": "product",
             OPTIONS + "NMS_CLIPPED": True,
             OPTIONS + "TOPK_WITHIN_POINTS": False,
-            OPTIONS + "NMS_THRESH_TEST": 0.5,
         }
         found = Detected("FCOS with normalised boxes", "Base-FCOS-centerness.yaml", dict(CAFFE), where)
     elif not text:
@@ -107,13 +106,13 @@ def _fcos(state: Mapping[str, Tensor], text: str) -> Detected:
             "If it was trained with norm_on_bbox, give --config configs/Base-FCOS-centerness.yaml "
             "MODEL.DEFCN.ONE_TO_MANY.CENTERNESS_SCORE product"
         )
-    _for_backbone(state, found)
+    _complete(state, text, found)
     return found
 
 
 def _retinanet(state: Mapping[str, Tensor], text: str) -> Detected:
     found = retinanet(state, dict(MSRA), P7_RELU=_says(text, "relu_before_extra_convs"))
-    _for_backbone(state, found)
+    _complete(state, text, found)
     _tell_relu(text, found)
     return found
 
@@ -132,13 +131,16 @@ def _atss(state: Mapping[str, Tensor], text: str) -> Detected:
         MANY + "CENTERNESS_SCORE": "product",
     }
     found = Detected("ATSS", "Base-FCOS-centerness.yaml", dict(MSRA), options)
-    _for_backbone(state, found)
+    _complete(state, text, found)
     _tell_relu(text, found)
     return found
 
 
-def _for_backbone(state: Mapping[str, Tensor], found: Detected) -> None:
-    """Its models exist for both kinds of ResNets."""
+def _complete(state: Mapping[str, Tensor], text: str, found: Detected) -> None:
+    """The NMS that the file's config says; and the input, for its models exist for both kinds of ResNets."""
+    iou = re.search(r"nms\s*=\s*dict\([^()]*iou_threshold\s*=\s*([0-9.]+)", text)
+    if iou:
+        found.options[OPTIONS + "NMS_THRESH_TEST"] = float(iou[1])
     if is_caffe(state, BOTTOM_UP) is False:
         found.preprocessing = dict(RGB)
         found.notes.append("the stem's statistics are torchvision's, so the input is taken for RGB")
