@@ -19,7 +19,7 @@ RUNNABLE = sorted(str(p.relative_to(ROOT)) for p in ROOT.rglob("*/*.yaml") if no
 COCO = [n for n in RUNNABLE if n.startswith("COCO/") and n.split("/")[1] not in ("O2F", "DW")]  # test_configs_o2f_dw
 SMALL = [name for name in RUNNABLE if name.startswith(("Quick/", "BCCD/"))]
 QUICK = [name for name in SMALL if name.startswith("Quick/")]
-VARIANTS = [f"Quick/{name}.yaml" for name in ("date_f_ia_bce", "date_f_mal", "top_7_then_one")]  # slow ones
+VARIANTS = [f"Quick/{name}.yaml" for name in ("date_f_ia_bce", "date_f_mal", "ddq", "top_7_then_one")]  # slow ones
 THIN = (
     *("MODEL.WEIGHTS", "", "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64),
     *("MODEL.RESNETS.STRIDE_IN_1X1", False, "MODEL.FPN.OUT_CHANNELS", 64, "MODEL.DEFCN.NUM_CONVS", 1),

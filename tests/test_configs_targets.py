@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from defcn_ext.losses import paired_iou
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from tests.test_configs import THIN, load
@@ -73,3 +74,20 @@ def test_two_points_an_object_of_which_the_second_fades():
     assert early.object.bincount().max() == 2 and torch.equal(early.point, late.point)
     assert early.box.min().item() == pytest.approx(0.513417, abs=1e-5)
     assert late.box.min().item() == pytest.approx(0.035674, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_ddq_repeats_its_objects_and_learns_their_quality():
+    """Eight points an object beside one; of both, the best by s u^6 has the object's highest IoU as label."""
+    model, images = model_of("DDQ", "MODEL.DEFCN.NUM_CONVS", 2), [image_with([[8, 8, 70, 80]], [1], (96, 128))]
+    with torch.no_grad():
+        points, features = model.extract(model.preprocess_image(images).tensor)
+        objects = model.ground_truth(images)
+        for name, count in [("one_to_one", 1), ("one_to_many", 8)]:
+            predictions = model.predict(points, features, name)
+            pairs = model.branches[name].assign(points, predictions, objects)
+            score = (predictions.logits.sigmoid() * predictions.objectness.sigmoid()).sqrt()[0, pairs.point, 1]
+            iou = paired_iou(predictions.boxes[0, pairs.point], objects.boxes[pairs.object])
+            metric = score * iou**6
+            assert len(pairs) == count
+            torch.testing.assert_close(pairs.positive, metric / metric.max() * iou.max(), atol=1e-6, rtol=1e-4)

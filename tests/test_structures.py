@@ -223,3 +223,19 @@ def test_objects_from_lists():
 def test_lists_that_do_not_fit(boxes, classes, message):
     with pytest.raises(ValueError, match=message):
         Objects.from_lists(boxes, classes)
+
+
+def test_the_root_of_class_score_and_objectness():
+    """In the losses, in what assignment reads, and after a further factor (DDQ)."""
+    a, b = torch.tensor([[[2.0, -1.0], [-30.0, 0.5]]]), torch.tensor([[[0.3], [-25.0]]])
+    rooted = DensePredictions(a, torch.zeros(1, 2, 4), b, rooted=True)
+    score = (a.double().sigmoid() * b.double().sigmoid()).sqrt()
+    torch.testing.assert_close(rooted.score_logits().double().sigmoid(), score, atol=0, rtol=1e-5)
+    view = ScoreView(rooted.detach())
+    point, classes = torch.tensor([0, 1, 1]), torch.tensor([1, 0, 1])
+    torch.testing.assert_close(view[point, classes].double(), score[0, point, classes], atol=0, rtol=1e-5)
+    assert torch.equal(view.logit((point, classes)), rooted.score_logits()[0, point, classes])
+    torch.testing.assert_close(view[point].double(), score[0, point], atol=0, rtol=1e-5)
+    factor = torch.tensor([[[1.0], [-2.0]]])
+    product = rooted.times(factor).score_logits().double().sigmoid()
+    torch.testing.assert_close(product, score * factor.double().sigmoid(), atol=0, rtol=1e-5)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from defcn_ext.assignment import Rule
 from defcn_ext.layers import BoxRefinement, MaxFiltering
+from defcn_ext.layers.score_map import score_map
 from defcn_ext.layers.towers import conv3x3
 from defcn_ext.losses import focal_loss_sum, giou_loss, iou_loss, normalized_l1, worker_mean
 from defcn_ext.losses.boxes import EPS
@@ -21,7 +22,6 @@ from detectron2.config import CfgNode, configurable
 from .base import Branch, check_choice
 from .registry import BRANCH_REGISTRY
 
-SCORE_MAP_CHANNELS = 64  # of the convs before it
 MAX_LOG_DISTANCE = math.log(1e5)  # beyond any image, and far from where areas overflow
 
 
@@ -54,6 +54,8 @@ class PointBranch(Branch):
         quality_convs: convs before the map that multiplies all class scores, read from the box tower or from 3D Max
             Filtering: 0 for none but the last (DeFCN), 1 to 3 (o2f); None for no such map, unless there is 3D Max
             Filtering.
+        quality_kernel: side of these convs, 3 (with norm) or 1 (without; DDQ).
+        quality_score: "product" of the class score and the map, or its root, "sqrt" (DDQ).
         refinement: reads the sides of the boxes again near their boundaries (DW), or None.
         box_bias: of the box conv at the start; 4 in DW, where boxes must not start empty.
         options: those of `Branch`.
@@ -84,6 +86,8 @@ class PointBranch(Branch):
         centerness_score: str = "sqrt",
         max_filtering: MaxFiltering | None = None,
         quality_convs: int | None = None,
+        quality_kernel: int = 3,
+        quality_score: str = "product",
         refinement: BoxRefinement | None = None,
         box_bias: float = 0.0,
         **options: Any,
@@ -94,6 +98,7 @@ class PointBranch(Branch):
         check_choice("NORMALIZER", normalizer, self.normalizers)
         check_choice("CENTERNESS", centerness, ("", "cls", "reg"))
         check_choice("CENTERNESS_SCORE", centerness_score, ("sqrt", "product"))
+        check_choice("QUALITY.SCORE", quality_score, ("product", "sqrt"))
         self.cls_weight, self.box_weight, self.l1_weight = cls_weight, box_weight, l1_weight
         self.box_loss, self.normalizer, self.box_form = box_loss, normalizer, box_form
         self.centerness_tower, self.centerness_score = centerness, centerness_score
@@ -105,7 +110,8 @@ class PointBranch(Branch):
         if max_filtering is not None and quality_convs is None:
             quality_convs = 0
         # predicts the objectness; checkpoints know it by the name that DeFCN gave it
-        self.filter = None if quality_convs is None else score_map(in_channels, quality_convs, self.per_cell)
+        map = None if quality_convs is None else score_map(in_channels, quality_convs, self.per_cell, quality_kernel)
+        self.filter, self.quality_score = map, quality_score
         self.refinement = refinement
 
     @classmethod
@@ -126,10 +132,13 @@ class PointBranch(Branch):
         node.BOX_FORM = "relu"
         # Bias of the box conv at the start; 4 in DW, whose weights vanish on empty boxes.
         node.BOX_BIAS = 0.0
-        # A map that multiplies all class scores, with so many 64-channel convs before it (o2f: 3; DW: 0).
+        # A map that multiplies all class scores, with so many 64-channel convs before it (o2f: 3; DW: 0), of 3x3 and a
+        # norm or, KERNEL 1, of 1x1 and none (DDQ); whether the score is the "product" or its root, "sqrt" (DDQ).
         node.QUALITY = CfgNode()
         node.QUALITY.ENABLED = False
         node.QUALITY.CONVS = 3
+        node.QUALITY.KERNEL = 3
+        node.QUALITY.SCORE = "product"
         # Box refinement by boundary points (DW); beyond the map they read "zeros" (release) or the "border".
         node.REFINE = CfgNode()
         node.REFINE.ENABLED = False
@@ -169,6 +178,8 @@ class PointBranch(Branch):
             "centerness_score": node.CENTERNESS_SCORE,
             "max_filtering": build_max_filtering(node.MAX_FILTERING, in_channels),
             "quality_convs": node.QUALITY.CONVS if node.QUALITY.ENABLED else None,
+            "quality_kernel": node.QUALITY.KERNEL,
+            "quality_score": node.QUALITY.SCORE,
             "refinement": BoxRefinement(in_channels, node.REFINE.PADDING) if node.REFINE.ENABLED else None,
             "box_bias": node.BOX_BIAS,
             **super().from_config(cfg, name, in_channels),
@@ -209,6 +220,7 @@ class PointBranch(Branch):
             centerness=centerness,
             deltas=raw if self.box_loss == "delta_l1" else None,
             features=seen,
+            rooted=self.quality_score == "sqrt" and objectness is not None,
         )
 
     def decode(self, points: Points, raw: Tensor) -> Tensor:
@@ -265,26 +277,6 @@ class PointBranch(Branch):
         """Joins class scores with centerness logits of the same shape."""
         product = scores * centerness.float().sigmoid()
         return product.sqrt() if self.centerness_score == "sqrt" else product
-
-
-def score_map(in_channels: int, num_convs: int, channels: int = 1) -> nn.Module:
-    """A map of one channel: `num_convs` convs of 64 channels with norm and ReLU before the last (o2f, section 3.4).
-
-    Anchors of a cell have a channel each.
-
-    Raises:
-        ValueError: the number is negative.
-    """
-    if num_convs < 0:
-        raise ValueError(f"QUALITY.CONVS: must not be negative, got {num_convs}")
-    last = conv3x3(in_channels if num_convs == 0 else SCORE_MAP_CHANNELS, channels)
-    if num_convs == 0:
-        return last
-    layers: list[nn.Module] = []
-    for index in range(num_convs):
-        conv = conv3x3(in_channels if index == 0 else SCORE_MAP_CHANNELS, SCORE_MAP_CHANNELS)
-        layers += [conv, nn.GroupNorm(32, SCORE_MAP_CHANNELS), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, last)
 
 
 def flatten_levels(maps: Sequence[Tensor], per_cell: int = 1) -> Tensor:

@@ -1,5 +1,5 @@
 from .boxes import giou_loss, iou_loss, normalized_l1, paired_giou, paired_iou
-from .focal import focal_loss_sum, product_logit
+from .focal import focal_loss_sum, product_logit, root_logit
 from .normalizer import worker_mean
 from .ranking import ranking_loss
 from .weighted import dual_losses, soft_label, weighted_loss_sum
@@ -13,6 +13,7 @@ __all__ = [
     "paired_giou",
     "paired_iou",
     "product_logit",
+    "root_logit",
     "ranking_loss",
     "soft_label",
     "weighted_loss_sum",

@@ -29,6 +29,22 @@ def product_logit(a: Tensor, b: Tensor) -> Tensor:
     return z
 
 
+def root_logit(a: Tensor, b: Tensor) -> Tensor:
+    """The logit of `sqrt(sigma(a) sigma(b))` in log space; 87 where float32 cannot tell the root from 1.
+
+    With `l = (log sigma(a) + log sigma(b)) / 2` it is `l - log(1 - e^l)`.
+
+    Args:
+        a, b: float32 logits of any shapes that broadcast.
+
+    Example:
+        >>> root_logit(torch.tensor([0.0, -50.0]), torch.tensor([0.0, -50.0]))
+        tensor([  0., -50.])
+    """
+    log_root = (F.softplus(-a) + F.softplus(-b)) / -2
+    return log_root - torch.expm1(log_root).neg().clamp(min=torch.finfo(torch.float32).tiny).log()
+
+
 def _product_logit(a: Tensor, b: Tensor) -> Tensor:
     return torch.logaddexp(-a, F.softplus(-a) - b).neg()
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from defcn_ext._elementwise import alike
-from defcn_ext.losses.focal import product_logit
+from defcn_ext.losses.focal import product_logit, root_logit
 
 from .features import HeadFeatures
 
@@ -30,6 +30,7 @@ class DensePredictions:
         centerness: (N, R, 1) logits, or None.
         deltas: (N, R, 4) the boxes as deltas from their anchors, float32, where the loss wants them; or None.
         features: what all this was predicted from, for branches that read the same; or None.
+        rooted: whether the score is the square root of the product of class score and objectness (DDQ).
         base: where these are another branch's predictions with one more map, what they are without it; or None.
     """
 
@@ -40,12 +41,13 @@ class DensePredictions:
     deltas: Tensor | None = None
     features: HeadFeatures | None = None
     base: DensePredictions | None = None
+    rooted: bool = False
 
     def score_logits(self) -> Tensor:
         """(N, R, K) float32 logits of the scores: `logit(sigma(class) sigma(objectness))`, exact in log space."""
         if self.objectness is None:
             return self.logits.float()
-        return product_logit(self.logits.float(), self.objectness.float())
+        return (root_logit if self.rooted else product_logit)(self.logits.float(), self.objectness.float())
 
     def times(self, factor: Tensor) -> DensePredictions:
         """The same, whose class scores a map of (N, R, 1) logits multiplies too.
@@ -55,6 +57,8 @@ class DensePredictions:
         (0.25, 0.125)
         """
         before = self.objectness
+        if self.rooted:  # no objectness stands for a root and a factor
+            return replace(self, logits=self.score_logits(), objectness=factor, rooted=False)
         return replace(self, objectness=factor if before is None else product_logit(before.float(), factor.float()))
 
     def without_objectness(self) -> DensePredictions:
@@ -64,7 +68,8 @@ class DensePredictions:
         """The same numbers without gradients, as assignment sees them; deltas, features and base are left out."""
         objectness = None if self.objectness is None else self.objectness.detach()
         centerness = None if self.centerness is None else self.centerness.detach()
-        return DensePredictions(self.logits.detach(), self.boxes.detach(), objectness, centerness)
+        logits, boxes = self.logits.detach(), self.boxes.detach()
+        return DensePredictions(logits, boxes, objectness, centerness, rooted=self.rooted)
 
     @torch.no_grad()
     def num_nonfinite(self) -> Tensor:
@@ -92,6 +97,7 @@ class ScoreView:
     def __init__(self, predictions: DensePredictions):
         self._logits = predictions.logits.flatten(0, 1)
         self._objectness = None if predictions.objectness is None else predictions.objectness.flatten()
+        self._rooted = predictions.rooted
 
     @classmethod
     def from_logits(cls, logits: Tensor, objectness: Tensor | None = None) -> ScoreView:
@@ -129,7 +135,8 @@ class ScoreView:
         score = _finite_sigmoid(self._logits[index])
         if self._objectness is None:
             return score
-        return score * _finite_sigmoid(self._objectness_of(index))
+        product = score * _finite_sigmoid(self._objectness_of(index))
+        return product.sqrt() if self._rooted else product
 
     def logit(self, index: Tensor | tuple[Tensor, Tensor]) -> Tensor:
         """The logits of the scores at `index`, float32; exact where the scores have rounded to 0 or 1.
@@ -140,7 +147,8 @@ class ScoreView:
         if self._objectness is None:
             return logits
         objectness = self._objectness_of(index).float()
-        return alike(product_logit, logits, objectness) + 0 * (logits + objectness)
+        joined = root_logit if self._rooted else product_logit
+        return alike(joined, logits, objectness) + 0 * (logits + objectness)
 
     def highest(self, point: Tensor) -> ScoreView:
         """(B, T) points -> the B rows of scores of which no point of a group has a higher one; NaN counts as high."""

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from defcn_ext.losses import focal_loss_sum, product_logit
+from defcn_ext.losses import focal_loss_sum, product_logit, root_logit
 
 NOTHING = torch.zeros(0, dtype=torch.long)
 
@@ -182,3 +182,24 @@ def test_shapes_are_checked():
         focal_loss_sum(torch.zeros(2, 3, 4), NOTHING, NOTHING)
     with pytest.raises(ValueError, match=r"\(M, K\)"):
         focal_loss_sum(torch.zeros(2, 3), torch.tensor([0, 1]), torch.tensor([0]))
+
+
+def test_root_logit_of_every_pair():
+    """Value and gradient of logit(sqrt(sigma(a) sigma(b))) against float64, as far as that tells the root from 1."""
+    grid = torch.linspace(-25, 15, 41)
+    a, b = (x.flatten().clone().requires_grad_() for x in torch.meshgrid(grid, grid, indexing="ij"))
+    exact_a, exact_b = (x.detach().double().requires_grad_() for x in (a, b))
+    s = (exact_a.sigmoid() * exact_b.sigmoid()).sqrt()
+    z, expected = root_logit(a, b), torch.log(s / (1 - s))
+    torch.testing.assert_close(z.double(), expected, atol=2e-6, rtol=2e-6)
+    z.sum().backward(), expected.sum().backward()
+    torch.testing.assert_close(a.grad.double(), exact_a.grad, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(b.grad.double(), exact_b.grad, atol=1e-5, rtol=1e-5)
+
+
+def test_root_logit_far_out():
+    far = torch.tensor([-1000.0, -200.0, 60.0, 1000.0], requires_grad=True)
+    z = root_logit(far, far)
+    assert z[:3].tolist() == pytest.approx([-1000, -200, 60]) and 87 < z[3] < 88
+    z.sum().backward()
+    assert far.grad.isfinite().all() and far.grad[:3].tolist() == pytest.approx([1, 1, 1])
