@@ -196,5 +196,5 @@ def test_dual_weighting_has_its_released_weights(name):
     assert (many.TYPE, many.CLS_WEIGHT, many.BOX_WEIGHT, many.NEG_WEIGHT) == ("dual", 0.25, 1.25, 1.0)
     assert (many.BOX_BIAS, nodes.PRIOR_PROB, nodes.NMS_THRESH_TEST) == (4.0, 0.02, 0.6)
     assert many.REFINE.ENABLED == ("dw_refine" in name)
-    assert nodes.NMS == ("one_to_one" not in name)
+    assert nodes.NMS == ("one_to_one" not in name and "peaks" not in name)
     assert nodes.NMS_CLIPPED and not nodes.TOPK_WITHIN_POINTS

@@ -108,6 +108,11 @@ EXPECTED = {
     "retinanet_R_50_30k": DATE
     | detector(MANY, True, ONE_TO_MANY__RULE="RetinaNet(positive=0.5, negative=0.4)", ONE_TO_MANY__LOSS_WEIGHT=1.0)
     | detector(MANY, True, SCORE_THRESH_TEST=0.05, NMS_THRESH_TEST=0.5),
+    "best_R_50_30k": DEFCN
+    | detector(
+        *((*MANY, "PEAKS"), False),
+        **{"TEST_BRANCH": "PEAKS", "ONE_TO_MANY__RULE": "DW(mu=5, beta=5)", "PEAKS__IOU": 0.7, "PEAKS__FACTOR": 0.3},
+    ),
     "o2f_R_50_50e": O2F
     | detector(
         *(ONE, False),
