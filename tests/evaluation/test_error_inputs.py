@@ -1,8 +1,9 @@
 import numpy as np
 
-from defcn_ext.data.crowdhuman_files import ResultLine
+from defcn_ext.data.crowdhuman_files import ResultLine, write_results
 from defcn_ext.evaluation.crowdhuman_metrics import GroundTruth
-from defcn_ext.evaluation.error_inputs import coco_images, crowdhuman_images
+from defcn_ext.evaluation.error_inputs import coco_images, crowdhuman_images, read_images
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 CONTENT = {
     "images": [{"id": 1}, {"id": 2}],
@@ -40,3 +41,18 @@ def test_persons_and_what_is_ignored():
     first, second = crowdhuman_images(truth, [ResultLine("a", np.array([[0.0, 0, 2, 3]]), np.array([0.5]))])
     assert first.areas.tolist() == [6, 1] and first.crowd.tolist() == [False, True] and len(first.boxes) == 1
     assert len(second.boxes) == 0
+
+
+def test_a_file_of_crowdhumans_evaluation(tmp_path):
+    record = {"file_name": "x/a.jpg", "height": 9, "width": 9, "annotations": []}
+    record["annotations"] += [{"bbox": [0, 0, 2, 3], "bbox_mode": 1, "category_id": 0, "iscrowd": i} for i in (0, 1)]
+    name = "errors_persons"
+    DatasetCatalog.register(name, lambda: [record])
+    MetadataCatalog.get(name).evaluator_type = "crowdhuman"
+    try:
+        write_results(str(tmp_path / "results.json"), [ResultLine("a", np.array([[0.0, 0, 2, 3]]), np.array([0.5]))])
+        (image,) = read_images(name, tmp_path / "results.json")
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    assert image.overlap.tolist() == [[1, 1]] and image.crowd.tolist() == [False, True]
