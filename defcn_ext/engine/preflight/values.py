@@ -26,6 +26,8 @@ ELEMENTS = {  # of lists whose default is empty
     "INPUT.SCALE_JITTER": float,
     "MODEL.FPN.IN_FEATURES": str,
     "MODEL.DEFCN.IMPORTS": str,
+    "MODEL.DEFCN.ONE_TO_MANY.ANCHORS.SIZES": float,
+    "MODEL.DEFCN.ONE_TO_ONE.ANCHORS.SIZES": float,
 }
 
 
@@ -120,6 +122,7 @@ VALUES = {
     "INPUT.SCALE_JITTER_SIZE": at_least(0),
     "MODEL.BACKBONE.FREEZE_AT": between(0, 5),
     "MODEL.BACKBONE.NAME": registered(BACKBONE_REGISTRY),
+    "MODEL.DEFCN.POINTS.OFFSET": between(0, 1, open_ends="high"),
     "MODEL.FPN.FUSE_TYPE": one_of("sum", "avg"),
     "MODEL.FPN.OUT_CHANNELS": at_least(1),
     "MODEL.META_ARCHITECTURE": registered(META_ARCH_REGISTRY),
@@ -171,6 +174,9 @@ VALUES = {
     # in any branch
     "MODEL.DEFCN.*_WEIGHT": Allowed(lambda x: all(weight >= 0 for weight in _leaves(x)), "at least 0"),
     "MODEL.DEFCN.*.ANCHORS.OFFSET": between(0, 1, open_ends="high"),
+    "MODEL.DEFCN.*.ANCHORS.SIZES": Allowed(
+        lambda x: all(isinstance(level, (list, tuple)) for level in x), "(), or a list of sides for each level"
+    ),
 }
 
 
