@@ -86,6 +86,8 @@ def add_defcn_config(cfg: CN) -> None:
     _C.TEST_BRANCH = ""
     # Build only that branch, for a deployed detector; such a model cannot be trained.
     _C.INFERENCE_ONLY = False
+    # Train these branches alone; all the rest stands still, the statistics of norms too. [] for all.
+    _C.TRAIN_ONLY = []
     # Detections must score strictly more.
     _C.SCORE_THRESH_TEST = 0.05
     # What counts where there is a centerness: the "class" score (DeFCN, DATE, mmdetection), the "final" one with the

@@ -58,6 +58,7 @@ class DeFCN(nn.Module):
         input_format: str = "BGR",
         vis_period: int = 0,
         inference_only: bool = False,
+        train_only: Sequence[str] = (),
         max_iter: int = 1,
         trainer_keys: Sequence[str] = (),
         point_offset: float = 0.5,
@@ -78,6 +79,8 @@ class DeFCN(nn.Module):
             input_format: order of the channels of the input, for pictures.
             vis_period: iterations between two pictures of the training in the event storage; 0 for none.
             inference_only: the branches that only train are missing; refuse to train.
+            train_only: names of the branches that are trained; where there are any, all the rest stands still, the
+                statistics of norms too, costs no backward pass and has no loss.
             max_iter: iterations of the whole training, for rules that change with its progress.
             trainer_keys: config keys that are set for `defcn_ext.engine.Trainer`, which empties the list; another
                 trainer is told at its first step that it passes over them.
@@ -95,6 +98,7 @@ class DeFCN(nn.Module):
         self.nms, self.compare_nms = nms, compare_nms
         self.input_format, self.vis_period = input_format, vis_period
         self.inference_only, self.max_iter = inference_only, max_iter
+        self.train_only = [name.lower() for name in train_only]
         self.trainer_keys = list(trainer_keys)
         self.point_offset, self.points_fill = point_offset, points_fill
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
@@ -102,6 +106,7 @@ class DeFCN(nn.Module):
         shapes = backbone.output_shape()
         self.strides = [shapes[name].stride for name in self.in_features]
         self._points: Points | None = None
+        self._freeze()
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -129,6 +134,7 @@ class DeFCN(nn.Module):
             "input_format": cfg.INPUT.FORMAT,
             "vis_period": cfg.VIS_PERIOD,
             "inference_only": options.INFERENCE_ONLY,
+            "train_only": options.TRAIN_ONLY,
             "max_iter": cfg.SOLVER.MAX_ITER,
             "trainer_keys": changed_trainer_keys(cfg),
             "point_offset": options.POINTS.OFFSET,
@@ -138,6 +144,33 @@ class DeFCN(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.pixel_mean.device
+
+    def _freeze(self) -> None:
+        """
+        Raises:
+            ValueError: `train_only` names no branch.
+        """
+        unknown = [name for name in self.train_only if name not in self.branches]
+        if unknown:
+            known = ", ".join(self.branches)
+            raise ValueError(f"MODEL.DEFCN.TRAIN_ONLY: {unknown[0]!r} is none of the branches: {known}")
+        for part in self._frozen_parts():
+            part.requires_grad_(False)
+        self.train(self.training)
+
+    def _frozen_parts(self) -> list[nn.Module]:
+        others = [branch for name, branch in self.branches.items() if not self._learns(name)]
+        return [self.backbone, self.head, *others] if self.train_only else []
+
+    def _learns(self, name: str) -> bool:
+        return not self.train_only or name in self.train_only
+
+    def train(self, mode: bool = True) -> DeFCN:
+        """Train or evaluation mode, the latter always of what stands still: norms would go on to follow the data."""
+        super().train(mode)
+        for part in self._frozen_parts():
+            part.eval()
+        return self
 
     def needs_to_detect(self, name: str) -> bool:
         """Whether detections depend on an entry of the state dict; those of branches that only train do not matter."""
@@ -274,8 +307,10 @@ class DeFCN(nn.Module):
         """The losses of all branches: "loss_cls" and so on for the first, "loss_cls_NAME" for the others."""
         losses: dict[str, Tensor] = {}
         said: dict[str, DensePredictions] = {}
-        for name, branch in self.branches.items():
-            suffix = f"_{name}" if said else ""
+        for index, (name, branch) in enumerate(self.branches.items()):
+            if not self._learns(name):
+                continue
+            suffix = f"_{name}" if index else ""
             predictions = self.predict(points, features, name, said)
             pairs = branch.assign(points, predictions, objects, self.progress)
             for term, value in branch.losses(points, predictions, objects, pairs, self.progress).items():

@@ -116,7 +116,7 @@ class AnchorBranch(PointBranch):
     @classmethod
     def points_of_cell(cls, cfg: CfgNode, name: str) -> int:
         anchors = cfg.MODEL.DEFCN[name].ANCHORS
-        return len(anchors.SCALES) * len(anchors.RATIOS)
+        return len(anchors.SIZES[0] if anchors.SIZES else anchors.SCALES) * len(anchors.RATIOS)
 
     @classmethod
     def _check_box_form(cls, node: CfgNode) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from detectron2.structures import Boxes, Instances, pairwise_iou
+from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 
 SCORE = 0.3  # what pictures and counts of duplicates take for a detection
 
@@ -44,6 +46,21 @@ class Tally:
     def duplicates_per_object(self) -> float:
         """Duplicates over the objects that were found; 0 where none was."""
         return self.duplicates / self.found if self.found else 0.0
+
+
+def objects_of(annotations: Sequence[dict[str, Any]], size: tuple[int, int]) -> Instances:
+    """The objects among an image's annotations, without crowd regions, as `gt_boxes` and `gt_classes`.
+
+    Args:
+        annotations: Detectron2's, with boxes in pixels.
+        size: height and width of the image.
+    """
+    kept = [a for a in annotations if not a.get("iscrowd", 0)]
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in kept]
+    objects = Instances(size)
+    objects.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    objects.gt_classes = torch.tensor([a["category_id"] for a in kept], dtype=torch.long)
+    return objects
 
 
 def judge(detections: Instances, objects: Instances, iou_thresh: float = 0.5) -> Tensor:

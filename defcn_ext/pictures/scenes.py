@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from defcn_ext.data import UnreadableImageError
 from defcn_ext.data.headers import UNREADABLE
 from defcn_ext.data.pixels import read_image
-from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
+from defcn_ext.evaluation.outcomes import objects_of
+from detectron2.structures import Instances, pairwise_iou
 from detectron2.structures.boxes import pairwise_intersection
 
 CROWDED_IOU = 0.2
@@ -45,11 +45,7 @@ def load_scene(record: dict[str, Any]) -> Scene:
     except UNREADABLE as error:
         reason = f"{type(error).__name__}: {error}"
         raise UnreadableImageError(f"{record['file_name']}: cannot be read ({reason})") from error
-    annotations = [a for a in record.get("annotations", []) if not a.get("iscrowd", 0)]
-    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
-    objects = Instances(image.shape[:2])
-    objects.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
-    objects.gt_classes = torch.tensor([a["category_id"] for a in annotations], dtype=torch.long)
+    objects = objects_of(record.get("annotations", []), image.shape[:2])
     return Scene(image, objects, Path(record["file_name"]).stem)
 
 

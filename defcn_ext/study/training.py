@@ -8,7 +8,7 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -134,12 +134,16 @@ class Stopwatch(HookBase):
 
 
 @contextmanager
-def run_log(path: Path) -> Iterator[None]:
-    """Inside, everything that is logged or printed goes to a file; warnings and progress also to the console."""
+def run_log(path: Path, also: Sequence[str] = ()) -> Iterator[None]:
+    """Inside, everything that is logged or printed goes to a file; warnings and progress also to the console.
+
+    Args:
+        also: loggers that go to the console too.
+    """
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(x.level, x.propagate) for x in loggers]
     console = logging.StreamHandler(sys.stdout)
-    console.addFilter(lambda r: r.levelno >= logging.WARNING or r.name == PROGRESS_LOGGER)
+    console.addFilter(lambda r: r.levelno >= logging.WARNING or r.name in (PROGRESS_LOGGER, *also))
     with open(path, "a", encoding="utf-8") as file, redirect_stdout(file):
         written = logging.StreamHandler(file)
         written.setFormatter(logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S"))
