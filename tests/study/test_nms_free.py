@@ -50,6 +50,7 @@ def trained(folder, name="fcos", *opts):
     cfg = load_config(config, [*SMALL, *opts, "OUTPUT_DIR", str(folder), "MODEL.DEVICE", "cpu"])
     torch.manual_seed(0)
     trainer = Trainer(cfg)
+    trainer.average.before_train()
     trainer.checkpointer.save("model_final")
     return str(folder / "model_final.pth")
 
