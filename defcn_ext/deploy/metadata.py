@@ -34,7 +34,7 @@ class ModelMetadata:
         per_level: points, and (point, class) pairs, of each level that can become detections.
         one_class: whether a point names its best class alone.
         nms: IoU above which NMS removes the lower score of two boxes; None for no NMS.
-        precision: "fp32", "fp16" or "int8".
+        precision: of the arithmetic; "fp32".
         config_digest, weights_digest: SHA-256 of what the model was made from.
         made_with: versions of the packages that wrote the file.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +24,16 @@ class Format(ABC):
     Attributes:
         suffix: of the files.
         packages: what must be installed, by the names of imports.
-        precisions, preprocesses, suppresses: which of these options the format has.
+        preprocesses, suppresses: which of these options the format has.
     """
 
     suffix: str
     packages: tuple[str, ...] = ()
-    precisions: tuple[str, ...] = ("fp32",)
     preprocesses = True
     suppresses = True
 
     @abstractmethod
-    def write(self, prepared: Prepared, path: Path, calibration: Sequence[np.ndarray]) -> None:
+    def write(self, prepared: Prepared, path: Path) -> None:
         """Writes the file, and others of its stem if the format has several."""
 
     @abstractmethod
@@ -56,7 +55,7 @@ def build_format(name: str, asked: Mapping[str, object], output: Path) -> Format
     """The format, after everything that could keep it from being written.
 
     Args:
-        asked: the options "precision", "preprocess" and "with_nms".
+        asked: the options "preprocess" and "with_nms".
         output: the file.
 
     Raises:
@@ -70,8 +69,6 @@ def build_format(name: str, asked: Mapping[str, object], output: Path) -> Format
         raise UserError(f"--format {name} needs {', '.join(lacking)}: pip install 'defcn_ext[export]'")
     if output.suffix != format.suffix:
         raise UserError(f"--output {output}: a file of format {name} is called *{format.suffix}")
-    if asked["precision"] not in format.precisions:
-        raise UserError(f"--precision {asked['precision']}: format {name} has {', '.join(format.precisions)}")
     for option, able in (("preprocess", format.preprocesses), ("with_nms", format.suppresses)):
         if asked[option] and not able:
             raise UserError(f"--{option.replace('_', '-')}: not for format {name}; take onnx")

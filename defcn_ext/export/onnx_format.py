@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,11 @@ from .prepare import Prepared
 class OnnxFormat(Format):
     suffix = ".onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
-    preprocesses = False
 
-    def write(self, prepared: Prepared, path: Path, calibration: Sequence[np.ndarray]) -> None:
+    def write(self, prepared: Prepared, path: Path) -> None:
         from .onnx_file import onnx_file
 
-        proto = onnx_file(prepared, calibration)
+        proto = onnx_file(prepared)
         with whole_file(path) as file:
             file.write(proto.SerializeToString())
 

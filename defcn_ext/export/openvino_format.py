@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +18,8 @@ class OpenVinoFormat(Format):
 
     suffix = ".xml"
     packages = ("openvino", "onnx", "onnxscript")
-    preprocesses = False
 
-    def write(self, prepared: Prepared, path: Path, calibration: Sequence[np.ndarray]) -> None:
+    def write(self, prepared: Prepared, path: Path) -> None:
         import openvino
 
         from .onnx_file import onnx_file

@@ -22,7 +22,7 @@ LAYERS = {
     "Pad",
 }
 ARITHMETIC = {"Abs", "Add", "Sub", "Mul", "Div", "Neg", "Exp", "Log", "Sqrt", "Floor", "Sign", "Min", "Max", "Clip"}
-ARITHMETIC |= {"ReduceMax", "ReduceSum", "ArgMax", "MatMul"}
+ARITHMETIC |= {"ReduceMax", "ReduceMin", "ReduceSum", "ArgMax", "MatMul"}
 CHOICES = {"TopK", "Where", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "And", "Not"}
 CHOICES |= {"Gather", "GatherElements"}
 SHAPES = {"Shape", "Reshape", "Transpose", "Concat", "Slice", "Split", "Expand", "Flatten", "Squeeze", "Unsqueeze"}

@@ -9,7 +9,6 @@ from torch import nn
 
 from defcn_ext.config import UserError
 
-PRECISIONS = ("fp32", "fp16", "int8")
 LEAST_SIDE = 32  # pixels of an image
 
 
@@ -24,7 +23,6 @@ class ExportOptions:
         one_class: let a point name its best class alone.
         with_nms: end in NMS, which detectors that are trained one-to-many need.
         preprocess: take one uint8 RGB image of any size, and resize it in the graph.
-        precision: "fp32", "fp16" or "int8".
         exporter: "auto", or the one of torch that must be taken: "export" (torch.export) or "script" (TorchScript).
 
     Raises:
@@ -38,7 +36,6 @@ class ExportOptions:
     one_class: bool = False
     with_nms: bool = False
     preprocess: bool = False
-    precision: str = "fp32"
     exporter: str = "auto"
 
     def __post_init__(self) -> None:
@@ -46,8 +43,6 @@ class ExportOptions:
             raise UserError(f"--size must be at least {LEAST_SIDE} pixels a side, got {self.size[0]} {self.size[1]}")
         if self.batch is not None and self.batch < 1:
             raise UserError(f"--batch must be at least 1, got {self.batch}")
-        if self.precision not in PRECISIONS:
-            raise UserError(f"--precision: unknown value {self.precision!r}; known: {', '.join(PRECISIONS)}")
         if self.exporter not in ("auto", "export", "script"):
             raise UserError(f"--exporter: unknown value {self.exporter!r}; known: auto, export, script")
         if self.preprocess and (self.size is not None or self.batch is not None):

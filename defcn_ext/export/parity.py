@@ -28,7 +28,13 @@ class Limits:
     share: float
 
 
-LIMITS = {"fp32": Limits(0.1, 1e-3, 0.0), "fp16": Limits(4.0, 0.03, 0.05), "int8": Limits(32.0, 0.3, 0.5)}
+EQUAL = Limits(0.1, 1e-3, 0.0)
+RESIZED = Limits(1.0, 0.02, 0.02)  # where the file resizes: a grey level of a few pixels is another
+
+
+def limits_of(options: ExportOptions) -> Limits:
+    """What an export with these options must keep to."""
+    return RESIZED if options.preprocess else EQUAL
 
 
 class ParityError(ValueError):
@@ -71,12 +77,11 @@ class Parity:
             f"scores {self.scores:.2g}; {self.moved} in another order, {self.lacking} without a partner"
         )
 
-    def check(self, precision: str) -> None:
+    def check(self, limits: Limits) -> None:
         """
         Raises:
-            ParityError: more than this precision may cost.
+            ParityError: more differs than may.
         """
-        limits = LIMITS[precision]
         if self.lacking > limits.share * self.detections:
             raise ParityError(f"the file is not the model: {self}")
 
@@ -131,7 +136,7 @@ def compare_file(model: DeFCN, prepared: Prepared, run: Run, pictures: Iterable[
             inputs = _batch(picture, prepared, rng)
             expected = reference(inputs)
         for theirs, ours in zip(expected, zip(*run(inputs)), strict=True):
-            total += compare(theirs, ours, LIMITS[options.precision], metadata.score_thresh, metadata.top_k)
+            total += compare(theirs, ours, limits_of(options), metadata.score_thresh, metadata.top_k)
     return total
 
 

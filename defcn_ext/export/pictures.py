@@ -1,4 +1,4 @@
-"""Pictures to compare a file on, or to calibrate it with."""
+"""Pictures to compare a file on."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 
-def pictures_of(folder: str | None, cfg: CfgNode | None, number: int) -> list[np.ndarray]:
+def pictures_of(folder: str | None, cfg: CfgNode, number: int) -> list[np.ndarray]:
     """Up to so many pictures, evenly from a folder, or from the test set of a config where it is at hand.
 
     Raises:
@@ -23,8 +23,8 @@ def pictures_of(folder: str | None, cfg: CfgNode | None, number: int) -> list[np
     return [read_rgb(file) for file in files[::step][:number]]
 
 
-def _test_files(cfg: CfgNode | None) -> list[Path]:
-    for name in [] if cfg is None else cfg.DATASETS.TEST:
+def _test_files(cfg: CfgNode) -> list[Path]:
+    for name in cfg.DATASETS.TEST:
         try:
             files = [Path(record["file_name"]) for record in DatasetCatalog.get(name)]
         except (OSError, KeyError, UserError):  # it is not on this machine

@@ -88,7 +88,7 @@ def _metadata(graph: BoxGraph, model: DeFCN, options: ExportOptions, origin: Ori
         per_level=end.per_level,
         one_class=end.one_class,
         nms=model.inference.nms_thresh if end.nms else None,
-        precision=options.precision,
+        precision="fp32",
         config_digest=origin.config_digest,
         weights_digest=weights_digest(model),
         made_with={"defcn_ext": defcn_ext.__version__, **_versions()},

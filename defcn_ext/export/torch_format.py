@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ class TorchFormat(Format):
     suffix = ".pt2"
     preprocesses = suppresses = False
 
-    def write(self, prepared: Prepared, path: Path, calibration: Sequence[np.ndarray]) -> None:
+    def write(self, prepared: Prepared, path: Path) -> None:
         from .recording import recorded
 
         torch.export.save(recorded(prepared), path, extra_files={KEY: prepared.metadata.to_json()})

@@ -13,13 +13,12 @@ from torch import nn
 
 from defcn_ext._text import partial_of
 from defcn_ext.config import UserError
-from defcn_ext.deploy.images import as_input, resized, size_for
 from defcn_ext.deploy.metadata import ModelMetadata
 
 from .formats import build_format
 from .options import ExportOptions, Origin
-from .parity import Parity, compare_file
-from .prepare import Prepared, prepare
+from .parity import Parity, compare_file, limits_of
+from .prepare import prepare
 
 NOISE = 4  # pictures, where there are no others
 
@@ -48,7 +47,6 @@ def export_detector(
     *,
     origin: Origin | None = None,
     pictures: Sequence[np.ndarray] = (),
-    calibration: Sequence[np.ndarray] = (),
     tell: Callable[[str], None] = lambda text: None,
 ) -> Exported:
     """Writes a detector as a file that takes pixels and gives boxes, and compares the two.
@@ -60,7 +58,6 @@ def export_detector(
         output: the file; its suffix is the format's.
         origin: class names, resize rule and config, for the description in the file.
         pictures: (H, W, 3) uint8 RGB, to compare on; seeded noise if there are none.
-        calibration: the same, to find the ranges of an int8 file.
         tell: is called with a line now and then.
 
     Raises:
@@ -68,10 +65,8 @@ def export_detector(
         ParityError: the file differs from the model.
     """
     output, options, origin = Path(output), options or ExportOptions(), origin or Origin()
-    asked = {"precision": options.precision, "preprocess": options.preprocess, "with_nms": options.with_nms}
+    asked = {"preprocess": options.preprocess, "with_nms": options.with_nms}
     format = build_format(options.format, asked, output)
-    if options.precision == "int8" and not len(calibration):
-        raise UserError("--precision int8 needs pictures to find its ranges on: give --calibration DIR")
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: no folder {output.parent}")
     prepared = prepare(model, options, origin)
@@ -79,13 +74,13 @@ def export_detector(
     shutil.rmtree(workshop, ignore_errors=True)
     workshop.mkdir()
     try:
-        tell(f"writing {output} ({options.format}, {options.precision})")
-        format.write(prepared, workshop / output.name, _calibration(calibration, prepared))
+        tell(f"writing {output} ({options.format})")
+        format.write(prepared, workshop / output.name)
         if not pictures:
             tell("no pictures to compare on: noise, on which a trained detector finds little. Give --images DIR")
         parity = compare_file(model, prepared, format.open(workshop / output.name), pictures or _noise())
         tell(f"eager against the file: {parity}")
-        parity.check(options.precision)
+        parity.check(limits_of(options))
         files = sorted(workshop.iterdir(), key=lambda file: file.suffix == output.suffix)  # the main one last
         size = sum(file.stat().st_size for file in files) / 1e6
         for file in files:
@@ -93,12 +88,6 @@ def export_detector(
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
     return Exported(output, size, prepared.metadata, parity)
-
-
-def _calibration(pictures: Sequence[np.ndarray], prepared: Prepared) -> list[np.ndarray]:
-    """Batches of one, as the graph takes them."""
-    metadata = prepared.metadata
-    return [as_input([resized(x, size_for(*x.shape[:2], metadata))], metadata) for x in pictures]
 
 
 def _noise() -> list[np.ndarray]:

@@ -35,7 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             one_class=args.one_class,
             with_nms=args.with_nms,
             preprocess=args.preprocess,
-            precision=args.precision,
             exporter=args.exporter,
         )
         found = Predictor.load(args.config_file or args.weights, args.weights if args.config_file else "", args.opts)
@@ -47,7 +46,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options,
             origin=origin,
             pictures=pictures_of(args.images, cfg, args.compare),
-            calibration=pictures_of(args.calibration, None, args.calibrate) if args.calibration else (),
             tell=lambda text: print(text, flush=True),
         )
     except (UserError, ModelFileError, ParityError) as error:
@@ -72,12 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--one-class", action="store_true", help="let a point name its best class alone")
     parser.add_argument("--with-nms", action="store_true", help="end in NMS, which FCOS and its like need")
     parser.add_argument("--preprocess", action="store_true", help="resize in the graph")
-    parser.add_argument("--precision", default="fp32", help="fp32, fp16 or int8; default: %(default)s")
     parser.add_argument("--exporter", default="auto", help="of torch: auto, export or script; default: %(default)s")
     parser.add_argument("--images", metavar="DIR", help="pictures to compare on; default: the config's test set")
     parser.add_argument("--compare", type=int, default=8, metavar="N", help="how many; default: %(default)s")
-    parser.add_argument("--calibration", metavar="DIR", help="pictures to find the ranges of int8 on")
-    parser.add_argument("--calibrate", type=int, default=100, metavar="N", help="how many; default: %(default)s")
     parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes to the config")
     return parser
 

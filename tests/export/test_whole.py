@@ -102,7 +102,7 @@ class Wrong(formats.Format):
 
     suffix = ".wrong"
 
-    def write(self, prepared, path, calibration):
+    def write(self, prepared, path):
         self.graph = prepared.graph
         path.write_text("wrong")
 
@@ -131,7 +131,6 @@ def test_a_file_that_is_not_the_model_does_not_appear(tmp_path, monkeypatch):
         ("poto", {}, "m.pt", r"--output .*m.pt: a file of format onnx is called \*.onnx"),
         ("poto", {}, "no/m.onnx", "no folder"),
         ("fcos", {}, "m.onnx", "MODEL.DEFCN.NMS is set: .* give --with-nms"),
-        ("poto", {"precision": "int8"}, "m.onnx", "needs pictures .* give --calibration DIR|format onnx has"),
         ("poto", {"format": "torch", "with_nms": True}, "m.pt2", "--with-nms: not for format torch; take onnx"),
     ],
 )
@@ -157,7 +156,7 @@ def test_other_models_and_deformable_towers_are_refused():
 
 @pytest.mark.parametrize(
     "options",
-    [{"size": (8, 64)}, {"batch": 0}, {"precision": "fp8"}, {"exporter": "x"}, {"preprocess": True, "batch": 1}],
+    [{"size": (8, 64)}, {"batch": 0}, {"exporter": "x"}, {"preprocess": True, "batch": 1}],
     ids=str,
 )
 def test_options_without_sense_are_refused(options):
@@ -208,3 +207,14 @@ def test_an_operator_that_a_runtime_may_lack_is_refused():
     prepared = prepare(detector("poto").model, ExportOptions(), ORIGIN)
     with pytest.raises(UserError, match="its graph has NonZero, which not every runtime knows"):
         check_operators(onnx.helper.make_model(graph), prepared)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["poto_3dmf", "date_r"])
+def test_with_the_resizing_inside_it_says_what_the_model_says_of_the_picture(name, tmp_path):
+    """A grey level of a few pixels moves scores a little."""
+    sizes = [(300, 400), (77, 90), (500, 260)]
+    model = detector(name, contrast=0.1).model
+    options = ExportOptions(preprocess=True, exporter="script")
+    done = export_detector(model, tmp_path / "m.onnx", options, origin=ORIGIN, pictures=noise(*sizes))
+    assert done.parity.images == 3 and done.metadata.input == "image"
