@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from defcn_ext._text import whole_file
 
 from .formats import Format, Run
