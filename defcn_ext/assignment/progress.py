@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 Number = TypeVar("Number", int, float)
 # An option that is one number, or (start, end): a straight line over the training. Where a step's signature says so,
 # yaml may give either.
-Moving = Number | tuple[Number, Number]
+Moving: TypeAlias = "Number | tuple[Number, Number]"
 
 
 class Progress(float):
