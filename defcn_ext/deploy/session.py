@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from defcn_ext.deploy.metadata import KEY, ModelFileError, ModelMetadata
 
@@ -20,12 +19,17 @@ class Session:
         providers: of ONNX Runtime, the first that is there; the CPU's alone by default.
 
     Raises:
-        ModelFileError: no such file, no model, or one without the description that `defcn_ext.tools.export` writes.
+        ModelFileError: no such file, no model, or one without the description that `defcn_ext.tools.export` writes; or
+            ONNX Runtime is missing.
     """
 
     def __init__(self, path: str | Path, *, threads: int = 0, providers: Sequence[str] = ("CPUExecutionProvider",)):
         if not Path(path).is_file():
             raise ModelFileError(f"{path}: no such file")
+        try:
+            import onnxruntime
+        except ModuleNotFoundError as error:
+            raise ModelFileError(f"{path}: needs onnxruntime: pip install 'defcn_ext[export]'") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3  # what an optimizer leaves as it is needs no warning

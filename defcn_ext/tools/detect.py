@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from defcn_ext.deploy import Detections, ModelFileError, Tiling
+from defcn_ext.deploy import Detections, Detector, ModelFileError, Tiling
 from defcn_ext.deploy.images import files_of, read_rgb
 from defcn_ext.deploy.results import drawn, write_results
 from defcn_ext.deploy.video import frames_of, is_video
@@ -68,8 +68,6 @@ def _pictures(sources: Sequence[str], limit: int | None) -> Iterator[tuple[str, 
 
 def _detector(args: argparse.Namespace) -> Look:
     if args.model.endswith(".onnx"):
-        from defcn_ext.deploy import Detector
-
         detector = Detector(args.model, threads=args.threads)
         if args.tiles:
             tiling = Tiling(*args.tiles)

@@ -1,23 +1,20 @@
 """The detector of a model file: its input, the way back to the picture, and what it says of files that are none."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from defcn_ext.deploy import Detections, ModelFileError, ModelMetadata
+from defcn_ext.deploy import Detections, Detector, ModelFileError, ModelMetadata
+from defcn_ext.deploy import detector as detector_module
 from defcn_ext.deploy.images import as_input, resized_size
 from defcn_ext.deploy.metadata import VERSION
 from defcn_ext.deploy.results import coco_results, drawn, write_results
-from detectron2.data.transforms import ResizeShortestEdge
-
-pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'defcn_ext[export]'")
-
-from defcn_ext.deploy import detector as detector_module
-from defcn_ext.deploy.detector import Detector
 from defcn_ext.deploy.session import Session
+from detectron2.data.transforms import ResizeShortestEdge
 
 PLAIN = ModelMetadata(
     class_names=("dark", "light"),
@@ -121,6 +118,7 @@ def test_the_description_comes_back_and_a_damaged_one_is_told():
 
 
 def test_what_is_no_model_or_no_picture_is_told_in_one_line(tmp_path, fake):
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'defcn_ext[export]'")
     (tmp_path / "m.onnx").write_bytes(b"nothing")
     for path, message in ((tmp_path / "m.onnx", "no model that ONNX Runtime can read"), ("none.onnx", "no such file")):
         with pytest.raises(ModelFileError, match=message):
@@ -130,6 +128,13 @@ def test_what_is_no_model_or_no_picture_is_told_in_one_line(tmp_path, fake):
             fake()(picture)
     with pytest.raises(ModelFileError, match="a model of YUV"):
         as_input([red(4, 4)], replace(PLAIN, channel_order="YUV-BT.601"))
+
+
+def test_what_is_missing_is_told(tmp_path, monkeypatch):
+    (tmp_path / "m.onnx").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ModelFileError, match=r"needs onnxruntime: pip install 'defcn_ext\[export\]'"):
+        Session(tmp_path / "m.onnx")
 
 
 def test_results_are_cocos_and_a_table(tmp_path):
