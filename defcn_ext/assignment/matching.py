@@ -11,6 +11,7 @@ from torch import Tensor
 
 Ints = NDArray[np.int64]
 Doubles = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
 def match_pairs(point: Tensor, object: Tensor, quality: Tensor, *, invalid: float = -1.0) -> Tensor:

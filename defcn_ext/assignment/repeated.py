@@ -9,7 +9,7 @@ from torch import Tensor
 
 from defcn_ext.structures import Pairs
 
-from .matching import Doubles, Ints, match_on_host
+from .matching import Bools, Doubles, Ints, match_on_host
 from .scene import Scene
 from .selection import Selection
 from .steps import register_step
@@ -41,7 +41,8 @@ def repeated_matching(k: int = 8) -> Selection:
         objects_of_image = torch.bincount(scene.image)[scene.image]
         copies = (len(scene.points) // objects_of_image).clamp(1, k)[pairs.object]
         host = torch.stack([x.double() for x in (pairs.point, pairs.object, copies, quality)]).cpu().numpy()
-        chosen = match_copies(*host[:3].astype(np.int64), host[3])
+        point, object, times = host[:3].astype(np.int64)
+        chosen = match_copies(point, object, times, host[3])
         return pairs[torch.from_numpy(chosen).to(pairs.point.device, non_blocking=True)]
 
     return select
@@ -82,7 +83,7 @@ def match_copies(point: Ints, object: Ints, copies: Ints, quality: Doubles) -> I
     return order[chosen]
 
 
-def _keep(column: Ints, row: Ints, rank: Ints, copies: Ints) -> tuple[Ints, Ints]:
+def _keep(column: Ints, row: Ints, rank: Ints, copies: Ints) -> tuple[Bools, Bools]:
     """(P,) whether a pair can be needed, and (G,) whether an object keeps no point that another one keeps.
 
     Args:
