@@ -70,6 +70,20 @@ def class_order(cfg: CfgNode, name: str) -> list[int]:
     return [own.index(x) for x in classes]
 
 
+def category_ids(cfg: CfgNode) -> tuple[int, ...]:
+    """The ids of the model's classes in the first test set, by the index of the class; () where nothing tells them."""
+    for name in cfg.DATASETS.TEST[:1]:
+        try:
+            order = class_order(cfg, name)
+        except (OSError, KeyError, UserError):  # of a set that is not here, or of other classes
+            continue
+        ids = MetadataCatalog.get(name).get("thing_dataset_id_to_contiguous_id") or {}
+        by_index = {index: number for number, index in ids.items()}
+        if order and all(index in by_index for index in order):
+            return tuple(by_index[index] for index in order)
+    return ()
+
+
 def check_same(classes: Sequence[str], expected: Sequence[str], whose: str, source: str) -> None:
     """
     Raises:

@@ -35,6 +35,7 @@ class ModelMetadata:
         one_class: whether a point names its best class alone.
         nms: IoU above which NMS removes the lower score of two boxes; None for no NMS.
         precision: of the arithmetic; "fp32".
+        category_ids: of the classes in the data set's json, by label; () for 1, 2, 3 and so on.
         config_digest, weights_digest: SHA-256 of what the model was made from.
         made_with: versions of the packages that wrote the file.
     """
@@ -56,6 +57,7 @@ class ModelMetadata:
     one_class: bool
     nms: float | None
     precision: str
+    category_ids: tuple[int | str, ...] = ()
     config_digest: str = ""
     weights_digest: str = ""
     made_with: dict[str, str] = field(default_factory=dict)

@@ -20,12 +20,18 @@ from .detections import Detections
 COLUMNS = ("image", "label", "class", "score", "x1", "y1", "x2", "y2")
 
 
-def coco_results(image_id: str | int, found: Detections) -> list[dict[str, Any]]:
-    """Entries as COCO's result files have them; categories are counted from 1, as the exported labels are from 0."""
+def coco_results(
+    image_id: str | int, found: Detections, category_ids: Sequence[int | str] = ()
+) -> list[dict[str, Any]]:
+    """Entries as COCO's result files have them.
+
+    Args:
+        category_ids: of the classes in the data set's json, by label; () where nobody knows them: 1 for label 0.
+    """
     return [
         {
             "image_id": image_id,
-            "category_id": int(label) + 1,
+            "category_id": category_ids[label] if category_ids else int(label) + 1,
             "bbox": [round(float(x), 3) for x in (box[0], box[1], box[2] - box[0], box[3] - box[1])],
             "score": round(float(score), 6),
         }
@@ -33,9 +39,11 @@ def coco_results(image_id: str | int, found: Detections) -> list[dict[str, Any]]
     ]
 
 
-def write_results(folder: Path, found: Sequence[tuple[str, Detections]]) -> list[Path]:
-    """`detections.json` and `detections.csv` of pictures, by their names."""
-    entries = [entry for name, detections in found for entry in coco_results(name, detections)]
+def write_results(
+    folder: Path, found: Sequence[tuple[str, Detections]], category_ids: Sequence[int | str] = ()
+) -> list[Path]:
+    """`detections.json` and `detections.csv` of pictures, by their names; for `category_ids` see `coco_results`."""
+    entries = [entry for name, detections in found for entry in coco_results(name, detections, category_ids)]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(COLUMNS)

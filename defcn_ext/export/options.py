@@ -59,11 +59,13 @@ class Origin:
         class_names: by label.
         resize: lengths of the shorter side and most of the longer, as INPUT.MIN_SIZE_TEST and MAX_SIZE_TEST.
         config: the text of the config, for its digest.
+        category_ids: of the classes in the data set's json, by label; () where nobody knows them.
     """
 
     class_names: tuple[str, ...] = ()
     resize: tuple[int, int] = (800, 1333)
     config: str = ""
+    category_ids: tuple[int | str, ...] = ()
 
     @property
     def config_digest(self) -> str:

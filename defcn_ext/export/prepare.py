@@ -73,6 +73,7 @@ def _metadata(graph: BoxGraph, model: DeFCN, options: ExportOptions, origin: Ori
     end = graph.end
     return ModelMetadata(
         class_names=tuple(origin.class_names),
+        category_ids=tuple(origin.category_ids),
         num_classes=model.num_classes,
         input="image" if options.preprocess else "images",
         channel_order=model.input_format,

@@ -29,13 +29,13 @@ Look = Callable[[np.ndarray], Detections]
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     try:
-        look = _detector(args)
-        _detect(look, args)
+        look, category_ids = _detector(args)
+        _detect(look, category_ids, args)
     except ValueError as error:  # ModelFileError, and UserError of a checkpoint
         sys.exit(f"detect: error: {error}")
 
 
-def _detect(look: Look, args: argparse.Namespace) -> None:
+def _detect(look: Look, category_ids: Sequence[int | str], args: argparse.Namespace) -> None:
     folder, found, seconds = Path(args.output), [], 0.0
     folder.mkdir(parents=True, exist_ok=True)
     for name, picture in _pictures(args.source, args.limit):
@@ -46,7 +46,7 @@ def _detect(look: Look, args: argparse.Namespace) -> None:
         if not args.no_pictures:
             drawn(picture, detections).save(folder / f"{Path(name).stem}.jpg", quality=92)
         print(f"{len(found)}: {name}: {len(detections)} detections, {len(found) / seconds:.1f} a second", flush=True)
-    for path in write_results(folder, found):
+    for path in write_results(folder, found, category_ids):
         print(path)
 
 
@@ -66,15 +66,17 @@ def _pictures(sources: Sequence[str], limit: int | None) -> Iterator[tuple[str, 
             yield each
 
 
-def _detector(args: argparse.Namespace) -> Look:
+def _detector(args: argparse.Namespace) -> tuple[Look, Sequence[int | str]]:
+    """Who detects, and the ids of the classes in the data set's json."""
     if args.model.endswith(".onnx"):
         detector = Detector(args.model, threads=args.threads)
         if args.tiles:
             tiling = Tiling(*args.tiles)
-            return lambda picture: detector.tiled(picture, tiling)
-        return detector
+            return lambda picture: detector.tiled(picture, tiling), detector.metadata.category_ids
+        return detector, detector.metadata.category_ids
     if args.tiles:
         raise ModelFileError("--tiles is for model files: export the checkpoint first")
+    from defcn_ext.data.classes import category_ids
     from defcn_ext.predictor import Predictor
 
     predictor = Predictor.load(args.config_file or args.model, args.model if args.config_file else "")
@@ -84,7 +86,7 @@ def _detector(args: argparse.Namespace) -> Look:
         arrays = (x.numpy() for x in (seen.pred_boxes.tensor, seen.scores, seen.pred_classes))
         return Detections(*arrays, picture.shape[:2], tuple(predictor.class_names))
 
-    return look
+    return look, category_ids(predictor.cfg)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import defcn_ext  # noqa: F401  (makes detectron2 importable)
 from defcn_ext.config import UserError
+from defcn_ext.data.classes import category_ids
 from defcn_ext.deploy.metadata import ModelFileError
 from defcn_ext.export import FORMATS, ExportOptions, Origin, ParityError, export_detector
 from defcn_ext.export.pictures import pictures_of
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         found = Predictor.load(args.config_file or args.weights, args.weights if args.config_file else "", args.opts)
         cfg = found.cfg
-        origin = Origin(tuple(found.class_names), (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST), cfg.dump())
+        sizes = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+        origin = Origin(tuple(found.class_names), sizes, cfg.dump(), category_ids(cfg))
         done = export_detector(
             found.model,
             Path(args.output),

@@ -7,7 +7,7 @@ import torch
 
 from defcn_ext.config import UserError
 from defcn_ext.data import add_data_config, register_from_config
-from defcn_ext.data.classes import class_order, model_classes, weights_of_run, with_classes
+from defcn_ext.data.classes import category_ids, class_order, model_classes, weights_of_run, with_classes
 from defcn_ext.data.loaders import dicts_to_look_at, train_dicts
 from defcn_ext.data.register import check_num_classes
 from defcn_ext.evaluation.own_terms import OwnTermsEvaluator
@@ -93,6 +93,7 @@ def test_a_validation_set_with_other_ids_is_evaluated_by_name(cfg, export, stock
     assert found.pred_classes.tolist() == [0, 1, 2]
     with open(f"{cfg.OUTPUT_DIR}/coco_instances_results.json") as file:
         assert [line["category_id"] for line in json.load(file)] == [8, 2, 7]
+    assert category_ids(cfg) == (8, 2, 7)
 
 
 def test_other_names_stop_with_both_lists(cfg, export):
@@ -130,6 +131,11 @@ def test_a_stock_set_with_two_classes_of_one_name_is_refused(cfg, export):
     register_coco_instances("mine_val", {}, *export("val", {1: "cat", 2: "dog", 3: "cat"}))
     with pytest.raises(UserError, match=r"mine_val: several categories are called 'cat': .*DATASETS\.REGISTER"):
         class_order(cfg, "mine_val")
+
+
+def test_nobody_knows_the_ids_of_a_set_that_is_not_there(cfg):
+    register_coco_instances("mine_val", {}, "nowhere.json", "nowhere")
+    assert category_ids(cfg) == ()
 
 
 def test_an_evaluation_needs_no_training_data(cfg, export):

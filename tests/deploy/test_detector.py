@@ -141,6 +141,7 @@ def test_results_are_cocos_and_a_table(tmp_path):
     found = Detections(np.array([[1.0, 2, 4, 8]]), np.array([0.75]), np.array([1]), (10, 12), ("a", "b"))
     box = {"image_id": "x.png", "category_id": 2, "bbox": [1, 2, 3, 6], "score": 0.75}
     assert coco_results("x.png", found) == [box]
+    assert coco_results("x.png", found, (18, 90))[0]["category_id"] == 90
     write_results(tmp_path, [("x.png", found), ("y.png", found.above(0.9))])
     assert json.loads((tmp_path / "detections.json").read_text()) == [box]
     lines = (tmp_path / "detections.csv").read_text().splitlines()
