@@ -135,7 +135,7 @@ def test_detectors_whose_labels_follow_the_boxes(name):
 def three_steps(name, opts):
     torch.manual_seed(0)
     model = build_model(config(name, *opts))
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=3e-4)
     losses = [step(model, optimizer, batch()) for _ in range(3)]
     empty = step(model, optimizer, [image_with([], [], size=(64, 96), seed=n) for n in range(2)])
     assert all(value == 0 for loss, value in empty.items() if loss.split("_")[1] == "box")

@@ -26,6 +26,7 @@ ELEMENTS = {  # of lists whose default is empty
     "INPUT.SCALE_JITTER": float,
     "MODEL.FPN.IN_FEATURES": str,
     "MODEL.DEFCN.IMPORTS": str,
+    "MODEL.DEFCN.TRAIN_ONLY": str,
     "MODEL.DEFCN.ONE_TO_MANY.ANCHORS.SIZES": float,
     "MODEL.DEFCN.ONE_TO_ONE.ANCHORS.SIZES": float,
 }
