@@ -63,7 +63,7 @@ def trained(folder, name="fcos", *opts):
     [
         ("poto", (), r"ONE_TO_ONE: its rule POTO\(.*gives an object one point, so that it needs no NMS"),
         ("fcos_selector", (), "SELECTOR: is a selector already"),
-        ("fcos", ("MODEL.DEFCN.NUM_CONVS", "1"), "weights of another model.*3 that the model lacks"),
+        ("fcos", ("MODEL.DEFCN.NUM_CONVS", "1"), "weights of another model.*8 that the model lacks"),
         ("fcos", ("MODEL.DEFCN.NUM_CLASSES", "9"), "MODEL.DEFCN.NUM_CLASSES"),
         ("fcos", ("DATASETS.TRAIN", "('nowhere',)"), "DATASETS.TRAIN: unknown data set nowhere"),
         ("fcos", ("MODEL.DEFCN.SELECTOR.READS", "boxes"), "READS: unknown value 'boxes'"),
