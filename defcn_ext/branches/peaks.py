@@ -15,12 +15,12 @@ from defcn_ext.structures import DensePredictions, HeadFeatures, Objects, Pairs,
 from defcn_ext.structures.predictions import HIGH
 from detectron2.config import CfgNode, configurable
 
-from .base import Branch
-from .registry import BRANCH_REGISTRY, branch_class
+from .registry import BRANCH_REGISTRY
+from .standing import StandingBranch
 
 
 @BRANCH_REGISTRY.register("peaks")
-class PeaksBranch(Branch):
+class PeaksBranch(StandingBranch):
     """Lowers the scores of points that have a better rival; nothing is trained, and nothing is removed.
 
     A rival is a neighbour in space or in scale of the same best class whose box overlaps the point's own
@@ -48,7 +48,6 @@ class PeaksBranch(Branch):
     """
 
     reads_features = False
-    reads_base = True
 
     @configurable
     def __init__(
@@ -69,7 +68,6 @@ class PeaksBranch(Branch):
             raise ValueError(f"TAU must be even and not negative, KERNEL odd and positive, got {tau} and {kernel}")
         self.iou, self.factor, self.tau, self.kernel, self.over_classes = iou, factor, tau, kernel, over_classes
         self.per_cell = per_cell
-        self._base: list[Branch] = []  # in a list, so as not to be a part of this one
 
     @classmethod
     def add_config(cls, node: CfgNode) -> None:
@@ -86,13 +84,6 @@ class PeaksBranch(Branch):
         node.OVER_CLASSES = False
 
     @classmethod
-    def points_of_cell(cls, cfg: CfgNode, name: str) -> int:
-        base = cls.leans_on(cfg, name)["base"]
-        (name,) = (other for other in cfg.MODEL.DEFCN.BRANCHES if other.lower() == base)
-        node = cfg.MODEL.DEFCN[name]
-        return branch_class(f"MODEL.DEFCN.{name}.TYPE", node.TYPE).kind(node).points_of_cell(cfg, name)
-
-    @classmethod
     def from_config(cls, cfg: CfgNode, name: str, in_channels: int) -> dict[str, Any]:
         node = cfg.MODEL.DEFCN[name]
         return {
@@ -104,16 +95,6 @@ class PeaksBranch(Branch):
             "base": cls.leans_on(cfg, name)["base"],
             "per_cell": cls.points_of_cell(cfg, name),
         }
-
-    def stand_on(self, base: Branch) -> None:
-        if not base.predicts:
-            raise ValueError(f"BASE: {self.base.upper()} predicts nothing; name a branch that does")
-        super().stand_on(base)
-        self._base = [base]
-
-    def places(self, points: Points) -> Points:
-        """Where the base predicts."""
-        return self._base[0].places(points) if self._base else points
 
     def final_scores(self, scores: Tensor, centerness: Tensor) -> Tensor:
         """As the base joins them."""

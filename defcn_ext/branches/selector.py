@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,15 +16,16 @@ from defcn_ext.losses import focal_loss_sum, ranking_loss, worker_mean
 from defcn_ext.structures import DensePredictions, HeadFeatures, Objects, Pairs, Points
 from detectron2.config import CfgNode, configurable
 
-from .base import Branch, check_choice
+from .base import check_choice
 from .point import build_max_filtering, flatten_levels
-from .registry import BRANCH_REGISTRY, branch_class
+from .registry import BRANCH_REGISTRY
+from .standing import StandingBranch
 
 READS = ("reg", "cls", "both")
 
 
 @BRANCH_REGISTRY.register("selector")
-class SelectorBranch(Branch):
+class SelectorBranch(StandingBranch):
     """One more map `e` on a one-to-many branch, its base, makes NMS needless (Zhou et al., arXiv 2101.11782).
 
     The score of a point is `sigma(class) sigma(objectness) sigma(centerness) sigma(e)`, as far as the base has these
@@ -54,7 +55,7 @@ class SelectorBranch(Branch):
         ValueError: an option is none of those named, or a number is negative.
     """
 
-    reads_base = draws_aside = True
+    draws_aside = True
 
     @configurable
     def __init__(
@@ -85,7 +86,6 @@ class SelectorBranch(Branch):
         self.ranking_negatives = ranking_negatives
         self.max3d = max_filtering
         self.map = _selector_map(channels_read(in_channels, reads), in_channels, num_convs, per_cell, bias)
-        self._places: Callable[[Points], Points] = _as_they_are
 
     @classmethod
     def add_config(cls, node: CfgNode) -> None:
@@ -121,13 +121,6 @@ class SelectorBranch(Branch):
         return needs if cfg.MODEL.DEFCN[name].TOWERS else {**needs, "features_of": needs["base"]}
 
     @classmethod
-    def points_of_cell(cls, cfg: CfgNode, name: str) -> int:
-        base = cls.leans_on(cfg, name)["base"]
-        (name,) = (other for other in cfg.MODEL.DEFCN.BRANCHES if other.lower() == base)
-        node = cfg.MODEL.DEFCN[name]
-        return branch_class(f"MODEL.DEFCN.{name}.TYPE", node.TYPE).kind(node).points_of_cell(cfg, name)
-
-    @classmethod
     def from_config(cls, cfg: CfgNode, name: str, in_channels: int) -> dict[str, Any]:
         node = cfg.MODEL.DEFCN[name]
         check_choice("READS", node.READS, READS)
@@ -146,19 +139,9 @@ class SelectorBranch(Branch):
             "per_cell": cls.points_of_cell(cfg, name),
         }
 
-    def stand_on(self, base: Branch) -> None:
-        if not base.predicts:
-            raise ValueError(f"BASE: {self.base.upper()} predicts nothing; name a branch that does")
-        super().stand_on(base)
-        self._places = base.places
-
     @property
     def stands_apart(self) -> bool:
         return self.detach and self.detach_base
-
-    def places(self, points: Points) -> Points:
-        """Where the base predicts."""
-        return self._places(points)
 
     def forward(self, points: Points, features: HeadFeatures, base: DensePredictions | None = None) -> DensePredictions:
         """The boxes of the base; its scores, times those of the map."""
@@ -228,7 +211,3 @@ def _selector_map(in_channels: int, channels: int, num_convs: int, per_cell: int
         layers += [conv3x3(in_channels, channels), norm, nn.ReLU(inplace=True)]
         in_channels = channels
     return nn.Sequential(*layers, conv3x3(in_channels, per_cell, bias_value=bias))
-
-
-def _as_they_are(points: Points) -> Points:
-    return points
