@@ -163,7 +163,7 @@ class DeFCN(nn.Module):
         return [self.backbone, self.head, *others] if self.train_only else []
 
     def _learns(self, name: str) -> bool:
-        return not self.train_only or name in self.train_only
+        return self.branches[name].trains and (not self.train_only or name in self.train_only)
 
     def train(self, mode: bool = True) -> DeFCN:
         """Train or evaluation mode, the latter always of what stands still: norms would go on to follow the data."""

@@ -34,6 +34,7 @@ class Branch(nn.Module):
         detach: whether its losses stop at the features that it is given.
 
     Attributes:
+        trains: whether it has losses; a training asks one that has none only where another branch reads it.
         predicts: whether the branch can be the one that is used at inference.
         reads_features: whether `forward` looks at features. The nodes of those that do have TOWERS and DETACH.
         reads_base: whether `forward` looks at the predictions of another branch. The nodes of those that do have BASE.
@@ -49,6 +50,7 @@ class Branch(nn.Module):
             weight of the losses is no weight.
     """
 
+    trains = True
     predicts = True
     reads_features = True
     reads_base = False

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from defcn_ext.layers import max_over_rivals
 from defcn_ext.losses.focal import product_logit
-from defcn_ext.structures import DensePredictions, HeadFeatures, Objects, Pairs, Points
+from defcn_ext.structures import DensePredictions, HeadFeatures, Points
 from defcn_ext.structures.predictions import HIGH
 from detectron2.config import CfgNode, configurable
 
@@ -47,7 +47,7 @@ class PeaksBranch(StandingBranch):
         ValueError: a number is out of range.
     """
 
-    reads_features = False
+    trains = reads_features = False
 
     @configurable
     def __init__(
@@ -117,15 +117,6 @@ class PeaksBranch(StandingBranch):
         )
         factor = torch.where(best >= highest, HIGH, _logit(self.factor))
         return replace(base.times(factor[..., None]), base=base)
-
-    def assign(self, points: Points, predictions: DensePredictions, objects: Objects, progress: float = 0.0) -> Pairs:
-        """No pairs: nothing is trained."""
-        none = objects.classes.new_zeros(0)
-        return Pairs(none, none, covered=torch.ones_like(objects.classes, dtype=torch.bool))
-
-    def terms(self, points: Points, predictions: DensePredictions, objects: Objects, pairs: Pairs) -> dict[str, Tensor]:
-        """No losses."""
-        return {}
 
     def try_rule(self) -> None:
         """There is no rule that might not suit."""

@@ -93,3 +93,9 @@ def test_a_selector_may_stand_on_them():
 def test_they_need_a_branch_that_predicts():
     with pytest.raises((ValueError, UserError), match="BASE: no branch 'peaks' before it"):
         build_model(tiny_cfg(*ON, "MODEL.DEFCN.BRANCHES", ["PEAKS"]))
+
+
+def test_a_training_does_not_ask_them_unless_somebody_reads_them(monkeypatch):
+    model = build_model(tiny_cfg(*BASES["dw"], *ON))
+    monkeypatch.setattr(PeaksBranch, "forward", lambda *_: pytest.fail("asked"))
+    assert model(batch())
